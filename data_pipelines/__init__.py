@@ -1,0 +1,1 @@
+"""Every Ray Data pipeline, each one short composition that reads as it runs."""

@@ -1,0 +1,212 @@
+"""Measure what a run's encoder has learnt: linear probe, k-NN, RankMe and feature std.
+
+    python jobs/evaluate.py runs/hjepa_cifar-... --train cifar_train --test cifar_test
+    python jobs/evaluate.py runs/demo-...        on the run's own source, a part of it held out
+
+The same probes measure an encoder of random weights and the raw pixels: what a trained one must beat.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import ray
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from data_pipelines.clips import batches, micro_batches
+from headrace import keyed
+from headrace.augment import Augment
+from headrace.cli import saved_recipe
+from headrace.cluster.launch import ray_cluster
+from headrace.data.config import PoolSize
+from headrace.data.manifest import Manifest
+from headrace.data.order import Order
+from headrace.data.reader import Plan
+from headrace.errors import UserError, exit_with_sentence
+from headrace.evaluate import feature_std, knn_accuracy, linear_probe_accuracy, rankme
+from headrace.models import Objective
+from headrace.recipe import Recipe
+from headrace.train import checkpoint
+from jobs.recipes import RECIPES
+from jobs.sources import Bar, Source, cores, open_source
+
+RAW = "raw pixels"
+RESULTS_FILE = "evaluation.jsonl"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Measure what a run's encoder has learnt: linear probe, k-NN, RankMe and feature std."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of the run; its newest checkpoint is measured."""
+
+    train: str | None = None
+    """Labelled source on which the probes are fitted; the run's own source if not given."""
+
+    test: str | None = None
+    """Labelled source on which they are scored; every fifth sample of the train source if not given."""
+
+    limit: int = 20_000
+    """Samples taken of each source at most."""
+
+    batch: int = 64
+    """Samples in a forward pass."""
+
+    decoders: int = 0
+    """Decode actors; 0 takes one for each core."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the encoder runs."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure, print a table, and append it to the run's evaluation.jsonl."""
+    options = tyro.cli(Options, prog="evaluate.py", args=arguments)
+    recipe = saved_recipe(options.run, RECIPES)
+    weights = checkpoint.newest(options.run)
+    if weights is None:
+        raise UserError(f"{str(options.run)!r} holds no checkpoint to measure")
+    train_source = open_source(options.train or recipe.data.source)
+    test_source = open_source(options.test) if options.test else None
+
+    device = torch.device("cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu")
+    encoders = {"trained": _encoder(recipe, weights, device), "random weights": _encoder(recipe, None, device)}
+    decoders = options.decoders or cores()
+    with ray_cluster(cpus=decoders, dashboard=False):
+        train, test = _splits(train_source, test_source, options.limit)
+        encode = partial(_encode, recipe=recipe, encoders=encoders, batch=options.batch, decoders=decoders)
+        fitted, scored = encode(train), encode(test)
+
+    step = checkpoint.read_progress(weights).step
+    results = {name: _measure(name, fitted, scored) for name in (*encoders, RAW)}
+    _say(results, step, fitted, scored)
+    with (options.run / RESULTS_FILE).open("a") as file:
+        sizes = {"train": len(fitted.labels), "test": len(scored.labels)}
+        file.write(json.dumps({"time": time.time(), "step": step, **sizes, "results": results}) + "\n")
+    return 0
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Labelled samples, as each encoder sees them.
+
+    Attributes:
+        features: [N, D] float32 by encoder.
+        labels: class names.
+    """
+
+    features: dict[str, Tensor]
+    labels: list[str]
+
+
+def _splits(train: Source, test: Source | None, limit: int) -> tuple[Manifest, Manifest]:
+    """Return the labelled samples to fit on and to score on; of one source, a fifth is kept to score on."""
+    if test is not None:
+        return _labelled(train).take(limit), _labelled(test).take(limit)
+    manifest = _labelled(train)
+    shuffled = keyed.permute(np.arange(len(manifest)), len(manifest), "evaluation split")[:limit]
+    cut = max(1, len(shuffled) // 5)
+    return manifest.rows(np.sort(shuffled[cut:])), manifest.rows(np.sort(shuffled[:cut]))
+
+
+def _labelled(source: Source) -> Manifest:
+    usable = source.manifest().usable()
+    manifest = usable.rows(np.flatnonzero(usable.labels >= 0))
+    if len(manifest) < 10 or len(manifest.classes) < 2:
+        raise UserError(
+            f"{source.location!r} has {len(manifest)} labelled samples of {len(usable.classes)} classes; probes need "
+            f"10 of 2: label it with `jobs/pack.py --metadata`, or name another source with --train"
+        )
+    return manifest
+
+
+def _encoder(recipe: Recipe, weights: Path | None, device: torch.device) -> Objective:
+    torch.manual_seed(recipe.seed)
+    objective = recipe.model.build(recipe.augment.height, recipe.augment.width)
+    if weights is not None:
+        checkpoint.load_model(weights, objective)
+    return objective.to(device).eval()
+
+
+@torch.inference_mode()
+def _encode(
+    manifest: Manifest, recipe: Recipe, encoders: dict[str, Objective], batch: int, decoders: int
+) -> Encoded:
+    """Stream all samples once, unaugmented and in order, through each encoder. What fails to decode is left out."""
+    device = next(next(iter(encoders.values())).parameters()).device
+    augment = Augment(recipe.augment, device, training=False)
+    plan = Plan(Order(len(manifest), recipe.seed, "none"), recipe.data, batch, training=False)
+    last = -(-len(manifest) // batch)
+    stream = micro_batches(ray.put(manifest), plan, 0, last, PoolSize(decoders, decoders))
+    parts: dict[str, list[Tensor]] = {name: [] for name in (*encoders, RAW)}
+    samples: list[np.ndarray] = []
+    with Bar("encoding") as bar:
+        for number, block in enumerate(batches(stream)):
+            # The order goes round: what follows the last sample is the first once more.
+            once = np.array(block.positions) < len(manifest)
+            keep = torch.from_numpy(block.valid & once)
+            pixels = augment(torch.tensor(block.pixels, device=device), block.seed)[keep]
+            for name, encoder in encoders.items():
+                parts[name].append(encoder.features(pixels).cpu())
+            parts[RAW].append(_thumbnails(pixels).cpu())
+            samples.append(block.sample[keep.numpy()])
+            bar(number + 1, last)
+    labels = manifest.labels[np.concatenate(samples)]
+    names = [manifest.classes[label] for label in labels]
+    return Encoded({name: torch.cat(part) for name, part in parts.items()}, names)
+
+
+def _thumbnails(pixels: Tensor) -> Tensor:
+    """Return the mean frame of each clip, at most 32 pixels on a side, as a vector."""
+    frames = pixels.mean(dim=1)
+    height, width = (min(side, 32) for side in frames.shape[-2:])
+    return interpolate(frames, (height, width), mode="area").flatten(1)
+
+
+def _measure(name: str, train: Encoded, test: Encoded) -> dict[str, float]:
+    classes = sorted({*train.labels, *test.labels})
+    index = {label: number for number, label in enumerate(classes)}
+    fitted, scored = (torch.tensor([index[label] for label in part.labels]) for part in (train, test))
+    return {
+        "linear": linear_probe_accuracy(train.features[name], fitted, test.features[name], scored),
+        "knn": knn_accuracy(train.features[name], fitted, test.features[name], scored),
+        "rankme": rankme(train.features[name]),
+        "std": feature_std(train.features[name]) * train.features[name].shape[1] ** 0.5,
+    }
+
+
+def _say(results: dict[str, dict[str, float]], step: int, train: Encoded, test: Encoded) -> None:
+    commonest = max(test.labels.count(label) for label in set(test.labels)) / len(test.labels)
+    table = Table(
+        title=f"step {step:,}: fitted on {len(train.labels):,}, scored on {len(test.labels):,} samples; "
+        f"always the commonest class: {commonest:.1%}"
+    )
+    table.add_column("features")
+    for heading in ("linear probe", "k-NN", "RankMe", "std x sqrt(d)"):
+        table.add_column(heading, justify="right")
+    for name, row in results.items():
+        table.add_row(name, f"{row['linear']:.1%}", f"{row['knn']:.1%}", f"{row['rankme']:.1f}", f"{row['std']:.3f}")
+    Console().print(table)
+
+
+def run() -> None:
+    """Run as a command."""
+    exit_with_sentence(lambda: main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    run()

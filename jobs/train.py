@@ -1,0 +1,104 @@
+"""Train a recipe.
+
+    python jobs/train.py                                          the demo, on street scenes that it makes
+    python jobs/train.py hjepa_tiny --data.source my_videos       a recipe on data of your own
+    python jobs/train.py --resume runs/hjepa_tiny-...             go on with a run
+    python jobs/train.py --from-run runs/hjepa_tiny-... --seed 1  the same recipe once more
+
+Runs embedded, or on the cluster that RAY_ADDRESS names (`ray job submit -- python jobs/train.py` sets it).
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from data_pipelines.clips import micro_batches
+from headrace.cli import RECIPE_FILE, RunOptions, parse
+from headrace.cluster.launch import ray_cluster, see_through
+from headrace.cluster.trainer import build_trainer, plan_of, resources_for
+from headrace.data.config import PoolSize
+from headrace.errors import RunError, UserError, exit_with_sentence
+from headrace.observe.report import write_report
+from headrace.observe.watch import watch
+from headrace.recipe import Recipe, replace_at, save_recipe
+from headrace.train import checkpoint
+from jobs import sources
+from jobs.recipes import DEFAULT, RECIPES
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Train, and leave a run's folder with checkpoints, metrics and a report."""
+    import ray
+
+    recipe, options = parse(arguments, RECIPES, DEFAULT, "train.py", "Train a recipe.")
+
+    # What can be wrong is found here, before anything expensive starts.
+    source = sources.open_source(recipe.data.source)
+    recipe = replace_at(recipe, "data.source", source.location)
+    with torch.device("meta"):
+        recipe.model.build(recipe.augment.height, recipe.augment.width)
+    run = _open_run(recipe, options)
+
+    workers = recipe.train.workers
+    asked = recipe.data.pool(spare_cpus=sources.cores() - workers)
+    with ray_cluster(cpus=workers + asked.most, dashboard=options.dashboard) as cluster:
+        resources = resources_for(recipe, cluster)
+        pool = recipe.data.pool(spare_cpus=int(cluster.get("CPU", 0)) - resources.cpus)
+        _check_room(workers, pool, cluster)
+        manifest = source.manifest().usable()
+        plan = plan_of(recipe, len(manifest))
+        stream = partial(micro_batches, ray.put(manifest), plan, last=recipe.train.micro_batches, pool=pool)
+        trainer = build_trainer(recipe, manifest, run, stream, resources)
+        outcome = see_through(
+            trainer.fit,
+            run,
+            recipe.train.steps,
+            partial(watch, run, recipe=asdict(recipe), use_wandb=options.wandb == "auto"),
+        )
+    report = write_report(run)
+    print(f"report: {report}")
+    if outcome.outcome == "failed":
+        raise RunError(f"{outcome.message}\n(in full: {run / 'error.txt'}; go on with --resume {run})")
+    return 0
+
+
+def _open_run(recipe: Recipe, options: RunOptions) -> Path:
+    """Return the folder of the run, with its recipe in it."""
+    if options.resume is not None:
+        if checkpoint.newest(options.resume) is None:
+            raise UserError(f"{str(options.resume)!r} holds no checkpoint to go on from")
+        run = options.resume
+    else:
+        run = options.output or Path("runs") / f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        if (run / RECIPE_FILE).exists():
+            raise UserError(f"{str(run)!r} holds a run already: choose another --output, or --resume {run}")
+    run = run.absolute()
+    run.mkdir(parents=True, exist_ok=True)
+    save_recipe(recipe, run / RECIPE_FILE)
+    return run
+
+
+def _check_room(workers: int, pool: PoolSize, cluster: dict[str, float]) -> None:
+    """Check that workers and decoders fit the cluster as it is; an autoscaling one may lack only decoders."""
+    cpus = cluster.get("CPU", 0.0)
+    if workers + pool.least > cpus:
+        raise UserError(
+            f"{workers} workers and {pool.least} decoders need {workers + pool.least} CPUs, but the cluster has "
+            f"{cpus:g}: lower --train.workers or --data.decoders, or add nodes"
+        )
+
+
+def run() -> None:
+    """Run as a command."""
+    exit_with_sentence(lambda: main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    run()

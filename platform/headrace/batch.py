@@ -1,0 +1,123 @@
+"""What flows: one micro-batch, from the decode actor that fills it to the objective that learns from it.
+
+    name       on the host                 on the device                meaning
+    pixels     [B, T, H, W, C] uint8       [B, T, C, H, W] float32      RGB; normalised by `augment`
+    seed       [B] int64                   [B] int64 (stays on host)    of the sample's own random draws
+    label      [B] int64                   [B] int64                    class, -1 where there is none
+    seconds    [B, T] float64              -                            times of the frames, from the first
+    sample     [B] int64                   -                            rows of the manifest
+    valid      [B] bool                    -                            False: could not be decoded (evaluation)
+
+    number     which micro-batch of the run this is; its samples stand at the positions
+               number * B ... number * B + B - 1 of the order
+    failures   samples that could not be decoded and were replaced
+
+B samples, T frames, H x W pixels, C = 3 channels. An image is a clip of one frame, T = 1. The shapes are the
+same in every batch of a run, so nothing downstream recompiles. Arrays are C-contiguous: they cross the
+object store without a copy. Augmentation (`headrace.augment`) is the only place where uint8 becomes float.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A sample that could not be decoded, as the quarantine table keeps it."""
+
+    position: int
+    key: str
+    shard: str
+    offset: int
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class DecodeCost:
+    """What a micro-batch cost the decode pool: who did it, and seconds of CPU and of wall time."""
+
+    actor: str
+    cpu_seconds: float
+    wall_seconds: float
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch on the host. See the table at the top of this file."""
+
+    number: int
+    pixels: NDArray[np.uint8]
+    seed: NDArray[np.int64]
+    label: NDArray[np.int64]
+    seconds: NDArray[np.float64]
+    sample: NDArray[np.int64]
+    valid: NDArray[np.bool_]
+    failures: tuple[Failure, ...] = ()
+    cost: DecodeCost = field(default_factory=lambda: DecodeCost("", 0.0, 0.0))
+
+    def __post_init__(self) -> None:
+        if self.pixels.ndim != 5 or self.pixels.dtype != np.uint8:
+            raise ValueError(
+                f"pixels must be uint8 [B, T, H, W, C], got {self.pixels.dtype} {self.pixels.shape}"
+            )
+        samples, frames = self.pixels.shape[:2]
+        expected = {
+            "seed": (samples,),
+            "label": (samples,),
+            "seconds": (samples, frames),
+            "sample": (samples,),
+            "valid": (samples,),
+        }
+        for name, shape in expected.items():
+            if getattr(self, name).shape != shape:
+                raise ValueError(f"{name} must have shape {shape}, got {getattr(self, name).shape}")
+
+    def __len__(self) -> int:
+        return len(self.sample)
+
+    @property
+    def positions(self) -> range:
+        """The positions in the run's order at which these samples stand."""
+        return range(self.number * len(self), (self.number + 1) * len(self))
+
+
+@dataclass(frozen=True)
+class DeviceBatch:
+    """One micro-batch as the objective sees it. See the table at the top of this file."""
+
+    pixels: Tensor
+    seed: NDArray[np.int64]
+    label: Tensor
+
+    def __len__(self) -> int:
+        return len(self.seed)
+
+
+def fake_batch(
+    samples: int, frames: int, height: int, width: int, *, number: int = 0, classes: int = 2
+) -> Batch:
+    """Return a batch of noise of the true shapes, so that any model can be tested with no data."""
+    draws = np.random.default_rng(number)
+    return Batch(
+        number=number,
+        pixels=draws.integers(0, 256, (samples, frames, height, width, 3), dtype=np.uint8),
+        seed=draws.integers(0, 2**62, samples),
+        label=draws.integers(0, classes, samples),
+        seconds=np.tile(np.arange(frames, dtype=np.float64), (samples, 1)),
+        sample=np.arange(samples),
+        valid=np.ones(samples, dtype=bool),
+    )
+
+
+BatchStream = Iterator[Batch]
+"""Micro-batches in the order of their numbers, as one rank receives them."""

@@ -1,0 +1,125 @@
+"""Recipe name + typed overrides -> Recipe. The command line of `jobs/train.py` and its kin.
+
+    [RECIPE] [--output DIR] [--resume DIR] [--from-run DIR] [--data.source ...] [--train.steps N] ...
+
+Every field of every config is an option with its type and its help, because the options are the fields (tyro).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from headrace.errors import UserError, did_you_mean
+from headrace.recipe import Recipe, load_recipe
+
+RECIPE_FILE = "recipe.json"
+Recipes = Mapping[str, Callable[[], Recipe]]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where a run lives and what it starts from."""
+
+    output: Path | None = None
+    """Folder of the new run; runs/<recipe>-<date>-<time> if not given."""
+
+    resume: Path | None = None
+    """Folder of a run that goes on from its newest checkpoint, with its own recipe."""
+
+    from_run: Path | None = None
+    """Folder of a run whose recipe starts anew."""
+
+    dashboard: bool = False
+    """Serve the Ray dashboard of an embedded run; a cluster of its own always does."""
+
+    wandb: Literal["auto", "off"] = "auto"
+    """Weights & Biases: auto is online where a key is, offline elsewhere, and obeys WANDB_MODE."""
+
+
+def parse(
+    arguments: Sequence[str], recipes: Recipes, default: str, program: str, description: str
+) -> tuple[Recipe, RunOptions]:
+    """Return the recipe and the run options of a command line.
+
+    Args:
+        arguments: without the program's name.
+        recipes: functions that make a recipe, by name.
+        default: name of the recipe that is run where none is given.
+        program, description: for the help.
+
+    Raises:
+        UserError: there is no such recipe or run, or a value is impossible.
+        SystemExit: an option is unknown or has the wrong type (code 2, the nearest valid one named), or help was
+            asked for (code 0).
+    """
+    name, rest = _split_name(list(arguments))
+    base = _base(name, _value_of(rest, "--resume") or _value_of(rest, "--from-run"), recipes, default)
+
+    @dataclass(frozen=True)
+    class Command:
+        recipe: Annotated[Recipe, tyro.conf.arg(name="")]
+        run: Annotated[RunOptions, tyro.conf.arg(name="")]
+
+    names = "\n".join(f"  {key:14s} {_first_line(make)}" for key, make in sorted(recipes.items()))
+    command = tyro.cli(
+        Command,
+        prog=f"{program} [RECIPE]",
+        description=f"{description}\n\nrecipes:\n{names}",
+        default=Command(base, RunOptions()),
+        args=rest,
+        config=(tyro.conf.FlagConversionOff, tyro.conf.HelptextFromCommentsOff),
+    )
+    return command.recipe, command.run
+
+
+def saved_recipe(run: Path, recipes: Recipes) -> Recipe:
+    """Return the recipe that was saved with a run.
+
+    Raises:
+        UserError: the folder holds no run, or its recipe no longer exists.
+    """
+    path = run / RECIPE_FILE
+    if not path.is_file():
+        raise UserError(f"{str(run)!r} is no run: it holds no {RECIPE_FILE}")
+    name = json.loads(path.read_text()).get("name", "")
+    return load_recipe(path, _named(name, recipes))
+
+
+def _base(name: str | None, run: str | None, recipes: Recipes, default: str) -> Recipe:
+    if run is None:
+        return _named(name or default, recipes)
+    if name is not None:
+        raise UserError(f"a run brings its own recipe: drop {name!r}, or drop --resume/--from-run")
+    return saved_recipe(Path(run), recipes)
+
+
+def _named(name: str, recipes: Recipes) -> Recipe:
+    if name not in recipes:
+        raise UserError(f"there is no recipe {name!r}: {did_you_mean(name, recipes)}")
+    return recipes[name]()
+
+
+def _split_name(arguments: list[str]) -> tuple[str | None, list[str]]:
+    if arguments and not arguments[0].startswith("-"):
+        return arguments[0], arguments[1:]
+    return None, arguments
+
+
+def _value_of(arguments: Sequence[str], option: str) -> str | None:
+    """Return the value of an option that must be known before the others can be parsed."""
+    for index, argument in enumerate(arguments):
+        if argument.startswith(option + "="):
+            return argument.partition("=")[2]
+        if argument == option and index + 1 < len(arguments):
+            return arguments[index + 1]
+    return None
+
+
+def _first_line(function: Callable[..., object]) -> str:
+    return (function.__doc__ or "").strip().partition("\n")[0]

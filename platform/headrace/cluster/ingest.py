@@ -1,0 +1,42 @@
+"""How the stream reaches the ranks: in order, whole, round robin.
+
+Rank r of n receives micro-batches first + r, first + r + n, ... `streaming_split` gives the next block to the rank with
+the fewest rows so far, ties to the lowest; all blocks have one row, so this is round robin. Train's own DataConfig
+splits equally, which drops a remainder.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray.data
+from ray.train import DataConfig
+
+
+class RoundRobin(DataConfig):
+    """Splits each dataset to the ranks in order."""
+
+    def configure(
+        self, datasets: dict[str, ray.data.Dataset], world_size: int, *_: Any, **__: Any
+    ) -> list[dict[str, ray.data.DataIterator]]:
+        """Return, for each rank, its iterator over each dataset."""
+        splits = {
+            name: dataset.streaming_split(world_size, equal=False, locality_hints=None)
+            for name, dataset in datasets.items()
+        }
+        return [{name: split[rank] for name, split in splits.items()} for rank in range(world_size)]
+
+
+def quiet_context() -> ray.data.DataContext:
+    """Return Ray Data's context of this process, with its own displays off: headrace has one of its own."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    return context
+
+
+def stream_context() -> None:
+    """Set up Ray Data, in this process, for streams of micro-batches in order."""
+    context = quiet_context()
+    context.target_max_block_size = 1  # a block is a row: nothing is joined, nothing is split
+    context.execution_options.preserve_order = True

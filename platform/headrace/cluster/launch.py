@@ -1,0 +1,129 @@
+"""Starting Ray, and seeing a run through: a display in front, the trainer behind, Ctrl-C in between."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Literal
+
+from headrace.errors import RunError
+from headrace.observe.records import METRICS_FILE, MetricsWriter
+from headrace.train import checkpoint
+from headrace.train.loop import STOP_FILE
+
+ERROR_FILE = "error.txt"
+
+
+@contextlib.contextmanager
+def ray_cluster(cpus: int, dashboard: bool) -> Iterator[dict[str, float]]:
+    """Join the cluster that RAY_ADDRESS names, or start one in this process; yield its resources.
+
+    Args:
+        cpus: CPUs that an embedded cluster counts, at least; they may be more than the machine has.
+        dashboard: whether an embedded cluster serves Ray's dashboard.
+    """
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray warns about it at every start
+    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")  # the dashboard's page of training runs
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    import ray
+
+    for name in ("ray", "ray.data", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    joins = "RAY_ADDRESS" in os.environ
+    embedded = {} if joins else {"num_cpus": max(cpus, os.cpu_count() or 1), "include_dashboard": dashboard}
+    ray.init(log_to_driver=False, logging_level=logging.ERROR, **embedded)
+    try:
+        yield {name: float(value) for name, value in ray.cluster_resources().items()}
+    finally:
+        ray.shutdown()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: "finished" did all its steps, "stopped" was asked to end, "failed" says why."""
+
+    outcome: Literal["finished", "stopped", "failed"]
+    step: int
+    message: str = ""
+
+
+def see_through(
+    fit: Callable[[], object], run: Path, steps: int, watch: Callable[[Callable[[], bool]], None]
+) -> Outcome:
+    """Run `fit` in the background while `watch` displays it; write down how it ended.
+
+    Ctrl-C and SIGTERM ask the workers for a checkpoint and an end; a second Ctrl-C leaves at once.
+
+    Args:
+        fit: trains to the end, or raises.
+        run: the run's folder.
+        steps: of the whole run.
+        watch: displays the run until the function it is given says that it is over.
+    """
+    stop = run / STOP_FILE
+    stop.unlink(missing_ok=True)
+    outcomes: list[Outcome] = []
+
+    def background() -> None:
+        error: BaseException | None = None
+        try:
+            fit()
+        except BaseException as raised:  # whatever ended the run is written down and returned
+            error = raised
+        outcomes.append(_write_end(run, steps, error))
+
+    trainer = threading.Thread(target=background, name="headrace-trainer", daemon=True)
+    with _stop_on_signal(stop):
+        trainer.start()
+        watch(lambda: bool(outcomes))
+    return outcomes[0]
+
+
+def _write_end(run: Path, steps: int, error: BaseException | None) -> Outcome:
+    step = checkpoint.read_progress(checkpoint.newest(run)).step
+    outcome = Outcome("finished" if step >= steps else "stopped", step)
+    if error is not None:
+        (run / ERROR_FILE).write_text("".join(traceback.format_exception(error)))
+        outcome = Outcome("failed", step, reason_of(error))
+    with MetricsWriter(run / METRICS_FILE) as metrics:
+        metrics.write({"kind": "end", "time": time.time(), **asdict(outcome)})  # type: ignore[typeddict-item]
+    return outcome
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the sentence at the bottom of a chain of errors that crossed processes."""
+    text = str(error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    for line in reversed(lines):
+        for kind in (RunError.__name__, "UserError"):
+            marker = f"{kind}: "
+            if marker in line:
+                return line.partition(marker)[2]
+    return lines[-1] if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def _stop_on_signal(stop: Path) -> Iterator[None]:
+    def ask(number: int, _: FrameType | None) -> None:
+        if stop.exists() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.touch()
+        print("\nstopping after this step: writing a checkpoint and the report", file=sys.stderr)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        stop.unlink(missing_ok=True)

@@ -1,0 +1,46 @@
+"""A training worker's view of a run under Ray Train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ray.train
+import ray.train.torch
+import torch
+from ray.train import Checkpoint, CheckpointUploadMode
+
+from headrace.batch import BatchStream
+from headrace.cluster.blocks import from_row
+
+STREAM = "micro-batches"
+
+
+class RaySession:
+    """Implements `headrace.train.session.Session` inside a worker of Ray Train.
+
+    Args:
+        run: the run's folder, which all workers can reach.
+        manifest_digest: of the samples that the stream draws from.
+    """
+
+    def __init__(self, run: Path, manifest_digest: str) -> None:
+        context = ray.train.get_context()
+        self.run = run
+        self.rank: int = context.get_world_rank()
+        self.world_size: int = context.get_world_size()
+        self.device: torch.device = ray.train.torch.get_device()
+        self.manifest_digest = manifest_digest
+
+    def batches(self, first: int) -> BatchStream:
+        """Return this rank's share of the stream, which starts at micro-batch `first` (see `trainer.py`)."""
+        shard = ray.train.get_dataset_shard(STREAM)
+        blocks = shard.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1)
+        return (from_row(block) for block in blocks)
+
+    def committed(self, checkpoint: Path, step: int, loss: float) -> None:
+        """Tell Ray Train, so that its dashboard shows the checkpoint; it lies where it was written."""
+        ray.train.report(
+            {"step": step, "loss": loss},
+            checkpoint=Checkpoint.from_directory(checkpoint) if self.rank == 0 else None,
+            checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
+        )

@@ -1,0 +1,113 @@
+"""A recipe on Ray Train: who runs where, what happens when one dies.
+
+    TorchTrainer
+      stream     evaluated at every start of the workers, also after a failure: it begins where the newest
+                 checkpoint stands, and spans all epochs to the last step
+      workers    n processes, one device each, torch.distributed between them; each runs `train`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+import ray.data
+import torch
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from headrace.cluster.ingest import RoundRobin
+from headrace.cluster.session import STREAM, RaySession
+from headrace.data.manifest import Manifest
+from headrace.data.order import Order
+from headrace.data.reader import Plan
+from headrace.errors import UserError
+from headrace.recipe import Recipe
+from headrace.train import checkpoint
+from headrace.train.loop import first_micro_batch, train
+
+StreamBuilder = Callable[[int], ray.data.Dataset]
+"""Builds the stream from a given micro-batch on."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a run asks of the cluster.
+
+    Attributes:
+        device: "cpu" or "cuda".
+        worker: Ray resources of one training worker.
+        cpus: CPUs of all workers together; the decoders want others.
+    """
+
+    device: str
+    worker: dict[str, float]
+    cpus: int
+
+
+def resources_for(recipe: Recipe, cluster: dict[str, float]) -> Resources:
+    """Decide the workers' device and what each of them reserves.
+
+    Raises:
+        UserError: the recipe wants GPUs that the cluster does not have.
+    """
+    workers, gpus = recipe.train.workers, cluster.get("GPU", 0.0)
+    device = recipe.train.device
+    if device == "auto":
+        device = "cuda" if gpus >= workers else "cpu"
+    if device == "cuda" and gpus < workers:
+        raise UserError(
+            f"--train.device cuda needs a GPU for each of {workers} workers, but the cluster has {gpus:g}: lower "
+            f"--train.workers, add GPU nodes, or use --train.device cpu"
+        )
+    worker = {"CPU": 1.0, "GPU": 1.0} if device == "cuda" else {"CPU": 1.0}
+    return Resources(device, worker, workers)
+
+
+def plan_of(recipe: Recipe, samples: int) -> Plan:
+    """Return which samples a recipe's training sees in which order, and how they are read."""
+    order = Order(samples, recipe.seed, recipe.data.shuffle)
+    return Plan(order, recipe.data, recipe.train.micro_batch)
+
+
+def build_trainer(
+    recipe: Recipe, manifest: Manifest, run: Path, stream_from: StreamBuilder, resources: Resources
+) -> TorchTrainer:
+    """Return the trainer of a run, ready to `fit()`.
+
+    Args:
+        recipe: the run.
+        manifest: its usable samples.
+        run: its folder, which the driver and all workers can reach.
+        stream_from: builds the stream from a micro-batch on.
+        resources: what `resources_for` decided.
+    """
+
+    def stream() -> ray.data.Dataset:
+        progress = checkpoint.read_progress(checkpoint.newest(run))
+        return stream_from(first_micro_batch(progress.position, recipe.train.micro_batch))
+
+    digest, threads = manifest.digest, recipe.train.threads  # the manifest itself stays behind
+
+    def worker() -> None:
+        torch.set_num_threads(threads)
+        train(recipe, RaySession(run, digest))
+
+    return TorchTrainer(
+        worker,
+        datasets={STREAM: stream},
+        dataset_config=RoundRobin(),
+        torch_config=TorchConfig(backend="nccl" if resources.device == "cuda" else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=recipe.train.workers,
+            use_gpu=resources.device == "cuda",
+            resources_per_worker=resources.worker,
+        ),
+        run_config=RunConfig(
+            name=run.name,
+            storage_path=str(run.parent),
+            failure_config=FailureConfig(max_failures=recipe.train.restarts),
+        ),
+    )

@@ -1,0 +1,1 @@
+"""Bytes to clips, in plain Python: manifest, order, storage, decoding, failures. No Ray in here."""

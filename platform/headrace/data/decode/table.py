@@ -1,0 +1,89 @@
+"""The decoders by name. A new one is a file beside this and a line in the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headrace.data.decode import Decoder
+from headrace.data.decode.sniff import is_image, read_head
+from headrace.data.failures import NotMedia, UnsupportedCodec
+from headrace.errors import UserError, did_you_mean
+
+
+class ByKind:
+    """Gives images to one decoder and videos to another, by the first bytes of the file."""
+
+    name = "auto"
+
+    def __init__(self, image: Decoder, video: Decoder) -> None:
+        self._image, self._video = image, video
+
+    def decode(
+        self, file: BinaryIO, times_seconds: NDArray[np.float64], out: NDArray[np.uint8]
+    ) -> NDArray[np.float64]:
+        """See `headrace.data.decode.Decoder.decode`."""
+        decoder = self._image if is_image(read_head(file)) else self._video
+        return decoder.decode(file, times_seconds, out)
+
+
+class WithFallback:
+    """Gives to a second decoder what the first does not support."""
+
+    def __init__(self, first: Decoder, second: Decoder) -> None:
+        self.name = first.name
+        self._first, self._second = first, second
+
+    def decode(
+        self, file: BinaryIO, times_seconds: NDArray[np.float64], out: NDArray[np.uint8]
+    ) -> NDArray[np.float64]:
+        """See `headrace.data.decode.Decoder.decode`."""
+        try:
+            return self._first.decode(file, times_seconds, out)
+        except (UnsupportedCodec, NotMedia):
+            file.seek(0)
+            return self._second.decode(file, times_seconds, out)
+
+
+def _pyav() -> Decoder:
+    from headrace.data.decode.pyav import PyAVDecoder
+
+    return PyAVDecoder()
+
+
+def _image() -> Decoder:
+    from headrace.data.decode.image import ImageDecoder
+
+    return ImageDecoder()
+
+
+def _decord() -> Decoder:
+    from headrace.data.decode.decord import DecordDecoder
+
+    return WithFallback(DecordDecoder(), _pyav())
+
+
+def _auto() -> Decoder:
+    return ByKind(image=_image(), video=_pyav())
+
+
+DECODERS: dict[str, Callable[[], Decoder]] = {
+    "auto": _auto,  # images with Pillow, videos with PyAV
+    "pyav": _pyav,
+    "decord": _decord,  # what decord cannot decode exactly falls to PyAV
+    "image": _image,
+}
+
+
+def build_decoder(name: str) -> Decoder:
+    """Return the decoder of this name. Only its own libraries are imported.
+
+    Raises:
+        UserError: there is no such decoder.
+    """
+    if name not in DECODERS:
+        raise UserError(f"there is no decoder {name!r}: {did_you_mean(name, DECODERS)}")
+    return DECODERS[name]()

@@ -1,0 +1,39 @@
+"""Errors that are sentences for the person at the terminal."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable, Iterable
+
+
+class UserError(Exception):
+    """Something the user gave cannot work. The message says what was wrong, the value, and what to do.
+
+    Raised before anything expensive starts; the entry points print it as one line and exit with 2.
+    """
+
+
+class RunError(RuntimeError):
+    """A run that had started cannot go on. The message says why and what to do."""
+
+
+def did_you_mean(name: str, valid: Iterable[str]) -> str:
+    """Return the end of an error sentence: the nearest valid name, or all of them."""
+    choices = sorted(valid)
+    near = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(choices)}"
+
+
+def exit_with_sentence(main: Callable[[], int | None]) -> None:
+    """Run an entry point: a UserError becomes one line on stderr and exit code 2, a RunError code 1."""
+    try:
+        code = main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except RunError as error:
+        print(f"stopped: {error}", file=sys.stderr)
+        code = 1
+    sys.stdout.flush()
+    sys.exit(code or 0)

@@ -1,0 +1,45 @@
+"""A model is a room: `models/<family>/` holds its config, its network, its objective and its own metrics.
+
+The training loop knows only the two contracts of this file. It never asks which model it trains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from headrace.batch import DeviceBatch
+
+
+class Objective(nn.Module):
+    """A model together with what it learns by."""
+
+    def forward(self, batch: DeviceBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the mean loss over the batch (a scalar) and further scalars worth a curve, detached."""
+        raise NotImplementedError
+
+    def after_step(self, step: int, steps: int) -> None:
+        """Do what follows the optimizer's step number `step` (from 0) of `steps`; nothing by default."""
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Return the representation [B, D] of normalised pixels [B, T, C, H, W], for probes."""
+        raise NotImplementedError
+
+    def compiled_parts(self) -> Sequence[nn.Module]:
+        """Return the modules that hold the arithmetic and have no data-dependent control flow."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What every model's config can do: build its objective for frames of a given size."""
+
+    def build(self, height: int, width: int) -> Objective:
+        """Return the objective for frames of height x width pixels.
+
+        Raises:
+            UserError: the size does not fit the model; the message says what does.
+        """
+        raise NotImplementedError

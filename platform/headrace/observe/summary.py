@@ -1,0 +1,68 @@
+"""The few lines that remain on the console when a run is over."""
+
+from __future__ import annotations
+
+from headrace.observe.advice import feeding_advice
+from headrace.observe.figures import duration, figure, one_line, percent, plural, whole
+from headrace.observe.history import History
+from headrace.observe.records import number
+
+
+OUTCOMES = ("finished", "stopped", "failed")
+
+
+def outcome(history: History) -> str:
+    """Return in a few words how the run ended: finished, stopped, failed, or cut off."""
+    if history.end is None:
+        return "cut off"
+    said = history.end.get("outcome")
+    return said if said in OUTCOMES else "stopped"
+
+
+def summary_lines(history: History, where: str = "") -> list[tuple[str, str]]:
+    """Return the summary of a run as pairs of a label and a text in plain ASCII, but for foreign text.
+
+    Args:
+        where: a line that says where else the run can be looked at, or "".
+    """
+    lines = [(outcome(history), _extent(history))]
+    if history.end and history.end.get("message"):
+        lines.append(("reason", one_line(history.end["message"])))
+    if history.first and history.last:
+        lines.append(("loss", _loss(number(history.first, "loss"), number(history.last, "loss"))))
+        advice = feeding_advice(history.steady(), history.cores)
+        speed, waits = figure(advice.feeding.given), percent(advice.feeding.wait_share)
+        lines.append(("feeding", f"{speed} clips/s, {waits} of the time waiting for data"))
+        lines.append(("", advice.sentence))
+    if history.failed_samples:
+        lines.append(("failures", failures_text(history)))
+    if history.restarts:
+        lines.append(
+            ("restarts", f"{len(history.restarts)}, the last from step {history.restarts[-1]['step']:,}")
+        )
+    if history.checkpoints:
+        lines.append(("checkpoint", one_line(history.checkpoints[-1].get("path", ""))))
+    if where:
+        lines.append(("W&B", where))
+    return lines
+
+
+def failures_text(history: History) -> str:
+    """Return how many samples failed and of what: 3 samples (0.1 %): 2 x no frames, 1 x encrypted."""
+    text = plural(history.failed_samples, "sample")
+    samples = number(history.last or {}, "position")
+    if samples > 0:
+        text += f" ({percent(history.failed_samples / samples)})"
+    reasons = ", ".join(
+        f"{count} x {one_line(reason, 60)}" for reason, count in history.failures.most_common(3)
+    )
+    return f"{text}: {reasons}" if reasons else text
+
+
+def _extent(history: History) -> str:
+    text = f"{history.step:,} of {plural(history.total_steps, 'step')} in {duration(history.elapsed_seconds)}"
+    return f"{text}, {whole(number(history.last, 'position'))} clips" if history.last else text
+
+
+def _loss(first: float, last: float) -> str:
+    return f"{figure(first)} to {figure(last)}"

@@ -1,0 +1,100 @@
+"""One run, described: a value that can be derived, overridden, saved, read and run again.
+
+A recipe composes the configs that live beside what they build. `jobs/recipes/` holds the named ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from headrace.augment import AugmentConfig
+from headrace.data.config import DataConfig
+from headrace.errors import UserError, did_you_mean
+from headrace.models import ModelConfig
+from headrace.optim import OptimConfig
+from headrace.train.config import TrainConfig
+
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One run."""
+
+    model: ModelConfig
+    """The model and what it learns by."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    """The stream: which samples, which frames, at what size, decoded by whom."""
+
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """Augmentation on the training device."""
+
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """Optimizer and schedule."""
+
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """Steps, batch, workers, precision, checkpoints."""
+
+    seed: int = 0
+    """Seed of everything that is random: weights, order, frame times, augmentation, masks."""
+
+    name: str = ""
+    """Name of the recipe that this one was made from."""
+
+    def __post_init__(self) -> None:
+        self.optim.check_steps(self.train.steps)
+
+
+def save_recipe(recipe: Recipe, path: Path) -> None:
+    """Write a recipe as JSON."""
+    path.write_text(json.dumps(dataclasses.asdict(recipe), indent=2) + "\n")
+
+
+def load_recipe(path: Path, base: Recipe) -> Recipe:
+    """Return the recipe that was saved at `path`.
+
+    Args:
+        path: a file that `save_recipe` wrote.
+        base: the named recipe it was made from; it says of which classes the configs are.
+
+    Raises:
+        UserError: the file names a field that no longer exists, or lacks one.
+    """
+    return _from_dict(base, json.loads(path.read_text()), str(path))
+
+
+def replace_at(recipe: Config, path: str, value: Any) -> Config:
+    """Return the config with the field at a dotted path (`train.steps`) replaced.
+
+    Raises:
+        UserError: there is no such field.
+    """
+    head, _, rest = path.partition(".")
+    names = [item.name for item in dataclasses.fields(recipe)]  # type: ignore[arg-type]
+    if head not in names:
+        raise UserError(f"{type(recipe).__name__} has no field {head!r}: {did_you_mean(head, names)}")
+    inner = replace_at(getattr(recipe, head), rest, value) if rest else value
+    return dataclasses.replace(recipe, **{head: inner})  # type: ignore[type-var]
+
+
+def _from_dict(base: Any, saved: dict[str, Any], where: str) -> Any:
+    names = {item.name for item in dataclasses.fields(base)}
+    for name in saved:
+        if name not in names:
+            raise UserError(f"{where} sets {name!r}, which no longer exists: {did_you_mean(name, names)}")
+    values = {}
+    for name in names:
+        if name not in saved:
+            raise UserError(f"{where} does not set {name!r}: it was written by another version of headrace")
+        value, default = saved[name], getattr(base, name)
+        if dataclasses.is_dataclass(default):
+            value = _from_dict(default, value, where)
+        elif isinstance(value, list):
+            value = tuple(value)
+        values[name] = value
+    return type(base)(**values)

@@ -1,0 +1,148 @@
+"""Checkpoints: a folder is a checkpoint once it has its final name, never before.
+
+    <run>/checkpoints/step-00000100/    model and optimizer, by torch.distributed.checkpoint
+                      progress.json     step, position, failures, what they belong to
+    <run>/checkpoints/.step-00000200.partial    being written; ignored, and overwritten by the next attempt
+
+Each rank writes its share, then rank 0 renames. Tensors are saved under the model's own names, so any number of
+workers can read them. There is no random state to save: every draw is a function of the seed and the position.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import nn
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+from headrace.errors import RunError, UserError
+from headrace.train.parallel import barrier
+
+FOLDER = "checkpoints"
+_NAME = re.compile(r"step-(\d{8,})")
+
+
+@dataclass
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        step: optimizer steps done.
+        position: samples consumed, over all workers: where the order goes on.
+        failures: samples that could not be decoded among them.
+        manifest_digest: of the samples that `position` counts.
+    """
+
+    step: int = 0
+    position: int = 0
+    failures: int = 0
+    manifest_digest: str = ""
+
+
+def newest(run: Path) -> Path | None:
+    """Return the run's newest complete checkpoint."""
+    found = [path for path in _complete(run / FOLDER)]
+    return found[-1] if found else None
+
+
+def read_progress(checkpoint: Path | None) -> Progress:
+    """Return how far the run was at a checkpoint; at the start for None."""
+    if checkpoint is None:
+        return Progress()
+    return Progress(**json.loads((checkpoint / "progress.json").read_text()))
+
+
+def save(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, keep: int) -> Path:
+    """Write a checkpoint; all ranks take part. Returns its path, on every rank once it is complete.
+
+    Raises:
+        RunError: it could not be written.
+    """
+    final = run / FOLDER / f"step-{progress.step:08d}"
+    partial = final.with_name(f".{final.name}.partial")
+    try:
+        if _rank() == 0:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        barrier()
+        dcp.save(_state(model, optimizer), checkpoint_id=partial, no_dist=not dist.is_initialized())
+        if _rank() == 0:
+            (partial / "progress.json").write_text(json.dumps(asdict(progress)) + "\n")
+            _flush(partial)
+            shutil.rmtree(final, ignore_errors=True)
+            partial.rename(final)
+            _flush(final.parent)
+            for old in _complete(final.parent)[:-keep]:
+                shutil.rmtree(old)
+    except OSError as error:
+        raise RunError(f"cannot write the checkpoint {final}: {error}") from error
+    barrier()
+    return final
+
+
+def load(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Read model and optimizer, in place, whatever number of workers wrote them.
+
+    Raises:
+        UserError: the checkpoint belongs to another model.
+    """
+    state = _state(model, optimizer)
+    try:
+        dcp.load(state, checkpoint_id=checkpoint, no_dist=not dist.is_initialized())
+    except (dcp.api.CheckpointException, RuntimeError, ValueError) as error:
+        raise UserError(f"{checkpoint} does not fit this recipe's model: {_last_line(error)}") from error
+    set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+
+
+def load_model(checkpoint: Path, model: nn.Module) -> None:
+    """Read only the model, in place, in a process of its own.
+
+    Raises:
+        UserError: the checkpoint belongs to another model.
+    """
+    state = {"model": model.state_dict()}
+    try:
+        dcp.load(state, checkpoint_id=checkpoint, no_dist=True)
+    except (dcp.api.CheckpointException, RuntimeError, ValueError) as error:
+        raise UserError(f"{checkpoint} does not fit this recipe's model: {_last_line(error)}") from error
+    model.load_state_dict(state["model"])
+
+
+def _state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    model_state, optimizer_state = get_state_dict(model, optimizer)
+    return {"model": model_state, "optimizer": optimizer_state}
+
+
+def _complete(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    named = ((_NAME.fullmatch(path.name), path) for path in folder.iterdir())
+    return [path for _, path in sorted((int(match[1]), path) for match, path in named if match)]
+
+
+def _flush(folder: Path) -> None:
+    """Make a folder's files and names durable, so that a power cut cannot leave a complete name on torn files."""
+    for path in [*folder.rglob("*"), folder]:
+        if path.is_file() or path == folder:
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+
+
+def _rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def _last_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__

@@ -1,0 +1,101 @@
+"""Settings of the training loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from headrace.errors import UserError
+
+
+@dataclass(frozen=True)
+class CompileConfig:
+    """torch.compile of the model's arithmetic. Mode and options exclude each other, as in torch itself."""
+
+    enabled: bool = True
+    """Compile at all; off runs eagerly."""
+
+    mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None = None
+    """Preset of torch.compile."""
+
+    options: dict[str, str] | None = None
+    """Inductor options as NAME VALUE pairs, for instance epilogue_fusion true; instead of a mode."""
+
+    def __post_init__(self) -> None:
+        if self.mode is not None and self.options is not None:
+            raise UserError(
+                "torch.compile takes a mode or options, not both: drop --train.compile.mode "
+                f"(now {self.mode!r}) or --train.compile.options"
+            )
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long, how large, on how many workers, how precise, and how often to write it down."""
+
+    steps: int = 200
+    """Optimizer steps of the whole run."""
+
+    global_batch: int = 16
+    """Samples in an optimizer step, over all workers. The micro-batches accumulated follow from it."""
+
+    micro_batch: int = 8
+    """Samples in a block of the stream and in one forward and backward pass of a worker."""
+
+    workers: int = 1
+    """Training workers, each with one GPU or, on the CPU, one process."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the model runs; auto takes a GPU where the cluster has one for each worker."""
+
+    threads: int = 1
+    """CPU threads of torch in each worker; on the CPU the decoders want the other cores."""
+
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Arithmetic of forward and backward; bf16 is autocast over FP32 master weights."""
+
+    compile: CompileConfig = field(default_factory=CompileConfig)
+    """torch.compile."""
+
+    checkpoint_every: int = 100
+    """Steps between checkpoints; the last step always writes one."""
+
+    keep_checkpoints: int = 3
+    """Newest checkpoints that are kept; older ones are deleted."""
+
+    log_every: int = 1
+    """Steps between records in metrics.jsonl; on a GPU each record waits for the device once."""
+
+    queue: int = 2
+    """Micro-batches that a worker keeps ready ahead of the step."""
+
+    restarts: int = 3
+    """Times that the workers are started again from the newest checkpoint after one of them died."""
+
+    ledger: bool = False
+    """Write down which samples each worker consumed in each step, as ledger-<rank>.jsonl."""
+
+    def __post_init__(self) -> None:
+        counts = ("steps", "global_batch", "micro_batch", "workers", "threads", "checkpoint_every")
+        for name in (*counts, "keep_checkpoints", "log_every", "queue"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--train.{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        if self.restarts < 0:
+            raise UserError(f"--train.restarts must be at least 0, got {self.restarts}")
+        if self.global_batch % (self.workers * self.micro_batch):
+            whole = self.workers * self.micro_batch
+            near = max(whole, round(self.global_batch / whole) * whole)
+            raise UserError(
+                f"a global batch of {self.global_batch} cannot be divided over {self.workers} workers in "
+                f"micro-batches of {self.micro_batch}: --train.global-batch {near} can"
+            )
+
+    @property
+    def accumulate(self) -> int:
+        """Micro-batches that each worker adds up before an optimizer step."""
+        return self.global_batch // (self.workers * self.micro_batch)
+
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches of the whole run, over all workers."""
+        return self.steps * self.global_batch // self.micro_batch

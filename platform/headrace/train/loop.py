@@ -1,0 +1,122 @@
+"""The training loop: restore, step, write down, checkpoint. It never asks which model it trains.
+
+All workers share the run's folder: `metrics.jsonl`, `quarantine-<rank>.jsonl`, `ledger-<rank>.jsonl` if asked for, and
+`checkpoints/`. A file named STOP in it asks them to write a checkpoint and end.
+"""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from headrace.augment import Augment
+from headrace.errors import RunError
+from headrace.optim import build_optimizer
+from headrace.recipe import Recipe
+from headrace.train import checkpoint
+from headrace.train.checkpoint import Progress
+from headrace.train.feed import Feed
+from headrace.train.meter import Meter
+from headrace.train.parallel import distribute
+from headrace.train.precision import compile_parts
+from headrace.train.scribe import Scribe
+from headrace.train.session import Session
+from headrace.train.step import Trainable, train_step
+
+STOP_FILE = "STOP"
+
+
+def train(recipe: Recipe, session: Session) -> Progress:
+    """Train from the run's newest checkpoint, or from the start, to the recipe's last step.
+
+    Returns:
+        How far the run is: short of the last step if it was asked to stop.
+
+    Raises:
+        RunError: too many samples failed, the stream broke its order, or a checkpoint could not be written.
+    """
+    trainable = build_trainable(recipe, session.device)
+    last = checkpoint.newest(session.run)
+    progress = checkpoint.read_progress(last)
+    if last is not None:
+        _check_same_samples(progress, session)
+        checkpoint.load(last, trainable.objective, trainable.optimizer)
+    progress.manifest_digest = session.manifest_digest
+
+    first = first_micro_batch(progress.position, recipe.train.micro_batch)
+    feed = Feed(
+        session.batches(first), first + session.rank, session.world_size, session.device, recipe.train.queue
+    )
+    scribe = Scribe(recipe, session)
+    scribe.start(progress, sum(p.numel() for p in trainable.objective.parameters() if p.requires_grad))
+    meter, stop = Meter(session.device), False
+    with feed, scribe:
+        while progress.step < recipe.train.steps and not stop:
+            result = train_step(
+                trainable, feed, progress.step, (recipe.seed, session.rank), recipe.train, recipe.optim
+            )
+            progress.step += 1
+            progress.position += recipe.train.global_batch
+            meter.add(result)
+            scribe.ledger(progress.step, result)
+
+            done = progress.step == recipe.train.steps
+            due = done or progress.step % recipe.train.checkpoint_every == 0
+            if due or progress.step % recipe.train.log_every == 0:
+                asked = session.rank == 0 and (session.run / STOP_FILE).exists()
+                scribe.failures(meter.new_failures)
+                record, new_failures, stop = meter.reduce(session.world_size, asked)
+                progress.failures += new_failures
+                scribe.step(progress, record)
+                meter.check_budget(progress.failures, progress.position, recipe.data.failures)
+                if due or stop:
+                    _checkpoint(recipe, session, trainable, progress, scribe, record["loss"])
+    return progress
+
+
+def build_trainable(recipe: Recipe, device: torch.device) -> Trainable:
+    """Build what a recipe trains: weights drawn from its seed, compiled, wrapped for all workers."""
+    torch.manual_seed(recipe.seed)
+    objective = recipe.model.build(recipe.augment.height, recipe.augment.width).to(device)
+    objective.train()
+    compile_parts(objective, recipe.train.compile)
+    return Trainable(
+        objective=objective,
+        parallel=distribute(objective, device),
+        optimizer=build_optimizer(objective, recipe.optim),
+        augment=Augment(recipe.augment, device),
+        device=device,
+    )
+
+
+def first_micro_batch(position: int, micro_batch: int) -> int:
+    """Return the number of the micro-batch that starts at a position.
+
+    Raises:
+        RunError: none does; the micro-batch was changed since the run started.
+    """
+    if position % micro_batch:
+        raise RunError(
+            f"the run stands at sample {position}, which micro-batches of {micro_batch} do not reach evenly: use one "
+            f"that divides it"
+        )
+    return position // micro_batch
+
+
+def _check_same_samples(progress: Progress, session: Session) -> None:
+    if progress.manifest_digest != session.manifest_digest:
+        raise RunError(
+            "the source's samples changed since this run started, so its position means nothing in them: bring the "
+            "old samples back, or start a new run"
+        )
+
+
+def _checkpoint(
+    recipe: Recipe, session: Session, trainable: Trainable, progress: Progress, scribe: Scribe, loss: float
+) -> None:
+    start = time.perf_counter()
+    keep = recipe.train.keep_checkpoints
+    path = checkpoint.save(session.run, trainable.objective, trainable.optimizer, progress, keep)
+    scribe.checkpoint(progress, path, time.perf_counter() - start)
+    session.committed(path, progress.step, loss)

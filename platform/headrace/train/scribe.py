@@ -1,0 +1,129 @@
+"""Writes down what a run does, in the run's folder, where the driver and the user read it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+import torch
+from typing_extensions import Self
+
+from headrace.batch import Failure
+from headrace.observe.records import METRICS_FILE, MetricsWriter, read_records
+from headrace.recipe import Recipe
+from headrace.train.checkpoint import Progress
+from headrace.train.session import Session
+from headrace.train.step import StepResult
+
+QUARANTINE_FILES = "quarantine*.jsonl"
+
+
+class Scribe:
+    """One rank's pen. Only rank 0 writes metrics; each rank writes the failures and the ledger of its own samples."""
+
+    def __init__(self, recipe: Recipe, session: Session) -> None:
+        self._recipe, self._session = recipe, session
+        self._metrics = MetricsWriter(session.run / METRICS_FILE) if session.rank == 0 else None
+        self._quarantine = _append(session.run / f"quarantine-{session.rank}.jsonl")
+        self._ledger = _append(session.run / f"ledger-{session.rank}.jsonl") if recipe.train.ledger else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for file in (self._metrics, self._quarantine, self._ledger):
+            if file is not None:
+                file.close()
+
+    def start(self, progress: Progress, parameters: int) -> None:
+        """Say what begins, and whether it begins again because a worker was lost."""
+        train, attempt = self._recipe.train, _attempt(self._session.run)
+        if attempt:
+            reason = "a worker was lost; the run goes on from its newest checkpoint"
+            self._write({"kind": "restart", "attempt": attempt, "step": progress.step, "reason": reason})
+        self._write(
+            {
+                "kind": "start",
+                "recipe": self._recipe.name,
+                "workers": self._session.world_size,
+                "device": self._session.device.type,
+                "global_batch": train.global_batch,
+                "micro_batch": train.micro_batch,
+                "accumulate": train.accumulate,
+                "steps": train.steps,
+                "step": progress.step,
+                "position": progress.position,
+                "attempt": attempt,
+                "parameters": parameters,
+                "world": {
+                    "python": platform.python_version(),
+                    "torch": torch.__version__,
+                    "cores": os.cpu_count(),
+                },
+            }
+        )
+
+    def step(self, progress: Progress, measured: dict[str, Any]) -> None:
+        """Write one step record."""
+        self._write(
+            {
+                "kind": "step",
+                "step": progress.step,
+                "steps": self._recipe.train.steps,
+                "position": progress.position,
+                "failures": progress.failures,
+                "failure_share": progress.failures / max(progress.position, 1),
+                **measured,
+            }
+        )
+
+    def checkpoint(self, progress: Progress, path: Path, seconds: float) -> None:
+        """Say that a checkpoint is complete."""
+        relative = str(path.relative_to(self._session.run))
+        self._write({"kind": "checkpoint", "step": progress.step, "path": relative, "seconds": seconds})
+
+    def failures(self, failures: list[Failure]) -> None:
+        """Put samples that could not be decoded into the quarantine table, and the first of them into the metrics."""
+        for failure in failures:
+            self._quarantine.write(json.dumps({"time": time.time(), **asdict(failure)}) + "\n")
+            fields = ("key", "shard", "reason", "message")
+            self._write({"kind": "failure", **{name: getattr(failure, name) for name in fields}})
+
+    def ledger(self, step: int, result: StepResult) -> None:
+        """Write down which samples this rank consumed in a step."""
+        if self._ledger is None:
+            return
+        for batch in result.batches:
+            line = {
+                "step": step,
+                "rank": self._session.rank,
+                "micro_batch": batch.number,
+                "positions": list(batch.positions),
+                "samples": batch.sample.tolist(),
+                "loss": float(result.loss),
+            }
+            self._ledger.write(json.dumps(line) + "\n")
+
+    def _write(self, record: dict[str, Any]) -> None:
+        if self._metrics is not None:
+            self._metrics.write({"time": time.time(), **record})  # type: ignore[typeddict-item]
+
+
+def _attempt(run: Path) -> int:
+    """Count how often the workers started since the run was last brought to an end."""
+    kinds = [record["kind"] for record in read_records(run / METRICS_FILE)]
+    since = len(kinds) - kinds[::-1].index("end") if "end" in kinds else 0
+    return kinds[since:].count("start")
+
+
+def _append(path: Path) -> TextIO:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("a", buffering=1)

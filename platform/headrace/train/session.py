@@ -1,0 +1,65 @@
+"""What the loop needs of the world around it: who am I, where do my batches come from, who hears of me.
+
+`LocalSession` is the world of a plain Python prompt: one process, no Ray. `headrace.cluster.session` is Ray's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from headrace.batch import BatchStream
+from headrace.data.manifest import Manifest
+from headrace.data.reader import BatchReader, Plan
+
+
+class Session(Protocol):
+    """One worker's view of a run.
+
+    Attributes:
+        run: the run's folder, the same for all workers: checkpoints, metrics and the stop request meet there.
+        rank, world_size: this worker among all.
+        device: where this worker's model runs.
+        manifest_digest: identifies the samples and their order.
+    """
+
+    run: Path
+    rank: int
+    world_size: int
+    device: torch.device
+    manifest_digest: str
+
+    def batches(self, first: int) -> BatchStream:
+        """Return this rank's micro-batches: first + rank, first + rank + world_size, ..."""
+        ...
+
+    def committed(self, checkpoint: Path, step: int, loss: float) -> None:
+        """Hear, on every rank, that a checkpoint is complete."""
+        ...
+
+
+@dataclass
+class LocalSession:
+    """One worker in this process, which decodes for itself."""
+
+    run: Path
+    manifest: Manifest
+    plan: Plan
+    micro_batches: int
+    device: torch.device
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def manifest_digest(self) -> str:
+        return self.manifest.digest
+
+    def batches(self, first: int) -> BatchStream:
+        reader = BatchReader(self.manifest, self.plan)
+        return (reader.read(number) for number in range(first + self.rank, self.micro_batches, self.world_size))
+
+    def committed(self, checkpoint: Path, step: int, loss: float) -> None:
+        """Nobody else is there to hear it."""

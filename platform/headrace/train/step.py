@@ -1,0 +1,98 @@
+"""One training step."""
+
+from __future__ import annotations
+
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from headrace import keyed
+from headrace.augment import Augment
+from headrace.batch import Batch, DeviceBatch
+from headrace.models import Objective
+from headrace.optim import OptimConfig, clip_gradients, set_schedule
+from headrace.train.config import TrainConfig
+from headrace.train.feed import Feed
+from headrace.train.parallel import without_sync
+from headrace.train.precision import autocast
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step did on this rank. Tensors stay on the device: nobody has waited for them yet."""
+
+    loss: Tensor
+    grad_norm: Tensor
+    learning_rate: float
+    extra: dict[str, Tensor]
+    batches: list[Batch] = field(default_factory=list)
+    wait_seconds: float = 0.0
+    step_seconds: float = 0.0
+    ready: int = 0
+
+
+@dataclass
+class Trainable:
+    """All that a step changes, and what it works with."""
+
+    objective: Objective
+    parallel: nn.Module
+    optimizer: torch.optim.Optimizer
+    augment: Augment
+    device: torch.device
+
+
+def train_step(
+    trainable: Trainable, feed: Feed, step: int, seed: tuple[int, int], train: TrainConfig, optim: OptimConfig
+) -> StepResult:
+    """Take optimizer step number `step` (from 0) on the next micro-batches of the feed.
+
+    Args:
+        trainable: model, optimizer and augmentation; changed in place.
+        feed: this rank's micro-batches.
+        step: which step of the run.
+        seed: the run's seed and this rank, from which dropout draws.
+        train, optim: the recipe's settings.
+    """
+    start = time.perf_counter()
+    torch.manual_seed(keyed.seed("step", *seed, step))
+    set_schedule(trainable.optimizer, step, train.steps, optim)
+    losses, extras, batches = [], [], []
+    wait, ready = 0.0, 0
+
+    # 1. Forward and backward over the micro-batches; ranks talk only in the last one.
+    for micro in range(train.accumulate):
+        fed = feed.next()
+        wait, ready = wait + fed.wait_seconds, fed.ready
+        batches.append(fed.batch)
+        label = torch.from_numpy(fed.batch.label).to(trainable.device, non_blocking=True)
+        batch = DeviceBatch(trainable.augment(fed.pixels, fed.batch.seed), fed.batch.seed, label)
+        adding_up = micro < train.accumulate - 1
+        with without_sync(trainable.parallel) if adding_up else nullcontext():
+            with autocast(trainable.device, train.precision):
+                loss, extra = trainable.parallel(batch)
+            (loss / train.accumulate).backward()
+        losses.append(loss.detach())
+        extras.append(extra)
+
+    # 2. Clip and step.
+    grad_norm = clip_gradients(trainable.objective, optim)
+    trainable.optimizer.step()
+    trainable.optimizer.zero_grad(set_to_none=True)
+
+    # 3. What the objective does after a step; a JEPA's target moves here.
+    trainable.objective.after_step(step, train.steps)
+
+    return StepResult(
+        loss=torch.stack(losses).mean(),
+        grad_norm=grad_norm,
+        learning_rate=trainable.optimizer.param_groups[0]["lr"],
+        extra={name: torch.stack([extra[name] for extra in extras]).mean() for name in extras[0]},
+        batches=batches,
+        wait_seconds=wait,
+        step_seconds=time.perf_counter() - start,
+        ready=ready,
+    )

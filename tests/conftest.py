@@ -1,0 +1,71 @@
+"""What tests share: small media made once, and the real data where it lies."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from headrace.data.encode import encode_video
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep manifests of read-only sources out of the user's cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Return the folder of real videos and images, or skip."""
+    folder = Path(os.environ.get("HEADRACE_DATA", ROOT.parent / "shared" / "data"))
+    if not (folder / "videos").is_dir():
+        pytest.skip(f"no real data at {folder} (HEADRACE_DATA names its folder)")
+    return folder
+
+
+def ramp_video(index: int, frames: int = 24, height: int = 32, width: int = 48) -> bytes:
+    """Return a small H.264 clip whose brightness tells which clip and frame it is."""
+    levels = (40 + 8 * index + 4 * np.arange(frames)) % 256
+    pixels = np.broadcast_to(levels[:, None, None, None], (frames, height, width, 3)).astype(np.uint8)
+    return encode_video(np.ascontiguousarray(pixels), 12, gop=8)
+
+
+def flat_image(level: int, size: int = 20, kind: str = "PNG") -> bytes:
+    """Return an image of one colour."""
+    file = io.BytesIO()
+    Image.new("RGB", (size, size), (level, level, level)).save(file, kind)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="session")
+def clip_bytes() -> list[bytes]:
+    """Return eight small clips."""
+    return [ramp_video(index) for index in range(8)]
+
+
+@pytest.fixture
+def video_folder(tmp_path: Path, clip_bytes: list[bytes]) -> Path:
+    """Return a folder of eight small clips."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for index, data in enumerate(clip_bytes):
+        (folder / f"clip{index}.mp4").write_bytes(data)
+    return folder
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    """Return a folder of forty images in two brightnesses."""
+    folder = tmp_path / "images"
+    for index in range(40):
+        path = folder / ("dark" if index % 2 else "bright") / f"{index:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(flat_image((30 if index % 2 else 200) + index))
+    return folder

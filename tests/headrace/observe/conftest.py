@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+
+def fake_records(
+    steps: int = 200,
+    *,
+    wait_share: float = 0.05,
+    decode_seconds: float = 0.05,
+    decoders: int = 2,
+    restart_at: int | None = None,
+    failures: int = 0,
+    end: str | None = "finished",
+    cores: int | None = None,
+) -> list[dict[str, Any]]:
+    """Return the records of a run of 16 clips a step, with a checkpoint every 50 steps."""
+    draws = random.Random(0)
+    now = 1_790_000_000.0
+    world: dict[str, Any] = {"python": "3.11.9", "torch": "2.13.0"}
+    start = {
+        "kind": "start",
+        "time": now,
+        "recipe": "demo",
+        "workers": 2,
+        "device": "cpu",
+        "global_batch": 16,
+        "micro_batch": 8,
+        "accumulate": 1,
+        "steps": steps,
+        "step": 0,
+        "position": 0,
+        "attempt": 0,
+        "parameters": 1_234_567,
+        "world": world if cores is None else {**world, "cores": cores},
+    }
+    records: list[dict[str, Any]] = [start]
+    numbers = list(range(1, steps + 1))
+    if restart_at is not None:
+        back_to = restart_at // 50 * 50
+        numbers = [*range(1, restart_at + 1), *range(back_to + 1, steps + 1)]
+    for index, step in enumerate(numbers):
+        if restart_at is not None and index == restart_at:
+            now += 12.0
+            reason = "a worker was lost; the run goes on from its newest checkpoint"
+            records.append({"kind": "restart", "time": now, "attempt": 1, "step": step - 1, "reason": reason})
+            records.append(
+                {**start, "time": now, "step": step - 1, "position": 16 * (step - 1), "attempt": 1}
+            )
+        compute = 0.28 + 0.03 * draws.random()
+        share = min(0.95, wait_share * (0.5 + draws.random()))
+        seconds = compute / (1 - share)
+        now += seconds
+        records.append(
+            {
+                "kind": "step",
+                "time": now,
+                "step": step,
+                "steps": steps,
+                "position": 16 * step,
+                "loss": 0.4 + 2.2 * math.exp(-step / 40) + 0.06 * draws.gauss(0, 1),
+                "lr": 3e-4 * min(1, step / 20) * 0.5 * (1 + math.cos(math.pi * step / steps)),
+                "grad_norm": 1 + draws.random(),
+                "clips_per_second": 16 / seconds,
+                "step_seconds": seconds,
+                "wait_seconds": seconds - compute,
+                "wait_share": share,
+                "decode_cpu_seconds_per_clip": decode_seconds * (0.9 + 0.2 * draws.random()),
+                "decode_actors": decoders,
+                "queue": 2,
+                "failures": min(failures, step),
+                "failure_share": min(failures, step) / (16 * step),
+                "memory_bytes": 1_210_000_000,
+                "extra": {"std": 0.9 + 0.05 * draws.random(), "mask_ratio": 0.75},
+            }
+        )
+        if step <= failures:
+            records.append(
+                {
+                    "kind": "failure",
+                    "time": now,
+                    "key": f"clip-{step:05d}",
+                    "shard": "street-000003.tar",
+                    "reason": ("truncated or damaged", "no frames")[step % 3 == 0],
+                    "message": "moov atom not found",
+                }
+            )
+        if step % 50 == 0:
+            path = f"checkpoints/step-{step:08d}"
+            records.append({"kind": "checkpoint", "time": now, "step": step, "path": path, "seconds": 0.4})
+    if end is not None:
+        records.append({"kind": "end", "time": now, "step": steps, "outcome": end, "message": ""})
+    return records
+
+
+@pytest.fixture
+def fake() -> Callable[..., list[dict[str, Any]]]:
+    """The maker of a run's records: see `fake_records`."""
+    return fake_records

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import json
+import logging
+import re
+import struct
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headrace.observe.history import History
+from headrace.observe.records import MetricsWriter
+from headrace.observe.watch import watch
+
+RECIPE = {
+    "name": "demo",
+    "train": {"workers": 2, "steps": 60},
+    "data": {"decoders": "3", "source": "s3://me:hunter2@bucket"},
+}
+
+
+@pytest.fixture(autouse=True)
+def no_account(monkeypatch, tmp_path):
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_PROJECT", "WANDB_BASE_URL", "WANDB_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+def write(run, records):
+    with MetricsWriter(run / "metrics.jsonl") as writer:
+        for record in records:
+            writer.write(record)
+
+
+def watched_while_writing(run, records, **options):
+    over = threading.Event()
+
+    def train():
+        with MetricsWriter(run / "metrics.jsonl") as writer:
+            for record in records:
+                writer.write(record)
+                time.sleep(0.002)
+        over.set()
+
+    worker = threading.Thread(target=train)
+    worker.start()
+    history = watch(run, over.is_set, RECIPE, **options)
+    worker.join()
+    return history
+
+
+def test_everything_written_before_the_end_is_shown(tmp_path, fake, capfd):
+    history = watched_while_writing(tmp_path / "run", fake(60, failures=1), use_wandb=False)
+    out = capfd.readouterr().out
+    assert history.step == 60 and history.end is not None
+    assert "starting 2 workers and 3 decoders" in out and "finished    60 of 60 steps" in out
+
+
+def test_a_silent_watch_prints_nothing(tmp_path, fake, capfd):
+    watched_while_writing(tmp_path / "run", fake(5), console=False, use_wandb=False)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_an_earlier_session_wrote_is_known_and_not_told_again(tmp_path, fake, capfd):
+    records = fake(100, end="stopped")
+    write(tmp_path, records)
+    history = watch(tmp_path, lambda: True, RECIPE, use_wandb=False)
+    out = capfd.readouterr().out
+    assert history.step == 100 and "checkpoint of step 50" not in out and "stopped     100 of 100" in out
+
+
+def test_what_finished_raises_is_passed_on_after_the_summary(tmp_path, fake, capfd):
+    write(tmp_path, fake(10, end=None))
+
+    def finished() -> bool:
+        raise RuntimeError("the cluster is gone")
+
+    with pytest.raises(RuntimeError, match="the cluster is gone"):
+        watch(tmp_path, finished, RECIPE, use_wandb=False)
+    assert "cut off     10 of 10" in capfd.readouterr().out
+
+
+def wandb_records(folder: Path) -> list[Any]:
+    """Return the records of an offline run: protobuf messages in a LevelDB log (7 bytes lead the file, then
+    blocks of 32 KiB with chunks of: checksum, length, type (full, first, middle, last), data)."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    [file] = folder.glob("*.wandb")
+    data, at, message, found = file.read_bytes(), 7, b"", []
+    while at + 7 <= len(data):
+        left_in_block = 32768 - at % 32768
+        if left_in_block < 7:
+            at += left_in_block
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, at)
+        message += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):
+            found.append(Record.FromString(message))
+            message = b""
+    return found
+
+
+def history_rows(folder: Path) -> list[dict[str, float]]:
+    return [
+        {(item.key or item.nested_key[0]): json.loads(item.value_json) for item in record.history.item}
+        for record in wandb_records(folder)
+        if record.WhichOneof("record_type") == "history"
+    ]
+
+
+def test_wandb_offline_holds_the_run_and_a_resume_goes_on_in_it(tmp_path, fake, capfd, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("SOME_SECRET_OF_THE_SHELL", "s3cr3t-value")
+    run = tmp_path / "run"
+    records = fake(60, restart_at=55, end="stopped")
+    records[5]["loss"] = None
+    watched_while_writing(run, records)
+    out, err = capfd.readouterr()
+    assert "wandb sync" in out and err == "" and "wandb:" not in out
+    [first] = run.glob("wandb/offline-run-*")
+    rows = history_rows(first)
+    steps = [row["step"] for row in rows if "loss" in row]
+    assert steps == [*range(1, 56), *range(51, 61)]
+    assert any(row.get("restarts") == 1 for row in rows)
+    assert any(row.get("extra/std") for row in rows)
+
+    later = [{**record, "step": 60, "steps": 120} for record in fake(1)[:1]]
+    later += [{**record, "step": record["step"] + 60} for record in fake(10) if record["kind"] == "step"]
+    watched_while_writing(run, later)
+    folders = sorted(run.glob("wandb/offline-run-*"), key=lambda folder: folder.stat().st_mtime)
+    identity = (run / "wandb_id").read_text().strip()
+    assert len(folders) == 2 and all(folder.name.endswith(identity) for folder in folders)
+    assert [row["step"] for row in history_rows(folders[1]) if "loss" in row] == list(range(61, 71))
+
+    for file in (file for file in run.glob("wandb/**/*") if file.is_file()):
+        content = file.read_bytes()
+        assert b"s3cr3t-value" not in content and b"hunter2" not in content, file
+
+
+def test_wandb_disabled_writes_nothing(tmp_path, fake, capfd, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    watched_while_writing(tmp_path / "run", fake(5))
+    assert not (tmp_path / "run" / "wandb").exists()
+    assert "W&B" not in capfd.readouterr().out
+
+
+def test_wandb_that_fails_is_one_warning_and_the_run_goes_on(tmp_path, fake, capfd, monkeypatch, caplog):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "no-such-mode")
+    with caplog.at_level(logging.WARNING):
+        history = watched_while_writing(tmp_path / "run", fake(5))
+    assert history.step == 5
+    [warning] = [r for r in caplog.records if r.name.startswith("headrace")]
+    assert re.search("Weights & Biases is off", warning.getMessage())
+
+
+def test_the_history_that_is_returned_is_bounded(tmp_path, fake):
+    write(tmp_path, fake(3000))
+    history = watch(tmp_path, lambda: True, RECIPE, console=False, use_wandb=False)
+    assert isinstance(history, History) and len(history.steps) == 1000 and history.step == 3000

@@ -1,0 +1,1 @@
+"""Search spaces of `ray.tune`, one file per model family."""
