@@ -30,7 +30,9 @@ class Decode:
         return to_row(self._reader.read(int(numbers["number"][0])))
 
 
-def micro_batches(manifest: ray.ObjectRef, plan: Plan, first: int, last: int, pool: PoolSize) -> ray.data.Dataset:
+def micro_batches(
+    manifest: ray.ObjectRef, plan: Plan, first: int, last: int, pool: PoolSize, ranks: int = 1
+) -> ray.data.Dataset:
     """Return the stream of micro-batches first ... last - 1, one row and one block each.
 
     Args:
@@ -38,8 +40,9 @@ def micro_batches(manifest: ray.ObjectRef, plan: Plan, first: int, last: int, po
         plan: which samples stand where, and how they are read.
         first, last: numbers of micro-batches.
         pool: bounds of the decode pool.
+        ranks: how many will share the stream.
     """
-    stream_context()
+    stream_context(in_flight_bytes=ranks * plan.data.read_ahead * plan.micro_batch_bytes)
     actors = ray.data.ActorPoolStrategy(min_size=pool.least, max_size=pool.most)
     numbers = ray.data.read_datasource(MicroBatchNumbers(first, last), num_cpus=0, concurrency=1)
     return numbers.map_batches(

@@ -15,6 +15,7 @@ from ray.data import TaskPoolStrategy
 
 from headrace.cluster.ingest import quiet_context
 from headrace.data.packing import Item, Progress, ShardPlan, all_or_nothing, write_plan
+from headrace.errors import RunError
 
 SMALL_BYTES = 4 << 30
 
@@ -73,9 +74,14 @@ def _write_over_ray(
         write, compute=TaskPoolStrategy(workers)
     )
     for row in written.iter_rows():
+        if row["error"]:
+            raise RunError(row["error"])
         yield row["bytes"]
 
 
 def _write_task(row: dict[str, Any], source: str, staging: Path) -> dict[str, Any]:
     plan = ShardPlan(row["number"], tuple(Item(**item) for item in row["items"]))
-    return {"bytes": write_plan(source, staging, plan)}
+    try:
+        return {"bytes": write_plan(source, staging, plan), "error": ""}
+    except RunError as error:  # as a value it arrives as it is; raised, wrapped in Ray's traceback
+        return {"bytes": 0, "error": str(error)}

@@ -17,6 +17,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+import ray
 import torch
 
 from data_pipelines.clips import micro_batches
@@ -26,7 +27,7 @@ from headrace.cluster.trainer import build_trainer, plan_of, resources_for
 from headrace.data.config import PoolSize
 from headrace.errors import RunError, UserError, exit_with_sentence
 from headrace.observe.report import write_report
-from headrace.observe.watch import watch
+from headrace.observe.watch import recorded_bytes, watch
 from headrace.recipe import Recipe, replace_at, save_recipe
 from headrace.train import checkpoint
 from jobs import sources
@@ -35,8 +36,6 @@ from jobs.recipes import DEFAULT, RECIPES
 
 def main(arguments: Sequence[str]) -> int:
     """Train, and leave a run's folder with checkpoints, metrics and a report."""
-    import ray
-
     recipe, options = parse(arguments, RECIPES, DEFAULT, "train.py", "Train a recipe.")
 
     # What can be wrong is found here, before anything expensive starts.
@@ -54,13 +53,15 @@ def main(arguments: Sequence[str]) -> int:
         _check_room(workers, pool, cluster)
         manifest = source.manifest().usable()
         plan = plan_of(recipe, len(manifest))
-        stream = partial(micro_batches, ray.put(manifest), plan, last=recipe.train.micro_batches, pool=pool)
+        last = recipe.train.micro_batches
+        stream = partial(micro_batches, ray.put(manifest), plan, last=last, pool=pool, ranks=workers)
         trainer = build_trainer(recipe, manifest, run, stream, resources)
+        since = recorded_bytes(run)
         outcome = see_through(
             trainer.fit,
             run,
             recipe.train.steps,
-            partial(watch, run, recipe=asdict(recipe), use_wandb=options.wandb == "auto"),
+            partial(watch, run, recipe=asdict(recipe), use_wandb=options.wandb == "auto", since=since),
         )
     report = write_report(run)
     print(f"report: {report}")

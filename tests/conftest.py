@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from headrace.data.encode import encode_video
@@ -69,3 +70,9 @@ def image_folder(tmp_path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(flat_image((30 if index % 2 else 200) + index))
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Keep torch to one thread: several on two busy cores are slower, and tests must not wait on each other."""
+    torch.set_num_threads(1)

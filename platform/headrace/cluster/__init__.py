@@ -1,1 +1,25 @@
-"""Ray's side of the house: the stream's order on Ray Data, the workers on Ray Train. The only rooms that know Ray."""
+"""Ray's side of the house: the stream's order on Ray Data, the workers on Ray Train. The only rooms that know Ray.
+
+Ray reads its environment when it is imported, so what headrace wants of it is set here, before anything else.
+"""
+
+from __future__ import annotations
+
+import os
+
+ENVIRONMENT = {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # what a later Ray will do; unset, it warns at each start
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # headrace has one display of its own
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # events of the cluster stay in Ray's logs and dashboard
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # the dashboard's page of training runs
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "600",  # a worker that compiles its model is not dead
+}
+
+
+def prepare_ray() -> None:
+    """Set what headrace wants of Ray's environment; what the user has set stays. Call before importing ray."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+prepare_ray()

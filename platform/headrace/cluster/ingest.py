@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import ray.data
+from ray.data import ExecutionResources
 from ray.train import DataConfig
 
 
@@ -35,8 +36,13 @@ def quiet_context() -> ray.data.DataContext:
     return context
 
 
-def stream_context() -> None:
-    """Set up Ray Data, in this process, for streams of micro-batches in order."""
+def stream_context(in_flight_bytes: int) -> None:
+    """Set up Ray Data, in this process, for streams of micro-batches in order.
+
+    Args:
+        in_flight_bytes: how much the stream may keep in the object store before the decoders pause.
+    """
     context = quiet_context()
     context.target_max_block_size = 1  # a block is a row: nothing is joined, nothing is split
     context.execution_options.preserve_order = True
+    context.execution_options.resource_limits = ExecutionResources(object_store_memory=in_flight_bytes)

@@ -16,6 +16,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Literal
 
+import ray
+
 from headrace.errors import RunError
 from headrace.observe.records import METRICS_FILE, MetricsWriter
 from headrace.train import checkpoint
@@ -32,16 +34,19 @@ def ray_cluster(cpus: int, dashboard: bool) -> Iterator[dict[str, float]]:
         cpus: CPUs that an embedded cluster counts, at least; they may be more than the machine has.
         dashboard: whether an embedded cluster serves Ray's dashboard.
     """
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray warns about it at every start
-    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")  # the dashboard's page of training runs
-    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-    import ray
-
     for name in ("ray", "ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    joins = "RAY_ADDRESS" in os.environ
-    embedded = {} if joins else {"num_cpus": max(cpus, os.cpu_count() or 1), "include_dashboard": dashboard}
-    ray.init(log_to_driver=False, logging_level=logging.ERROR, **embedded)
+    if "RAY_ADDRESS" in os.environ:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    else:
+        cpus = max(cpus, os.cpu_count() or 1)
+        ray.init(
+            "local",
+            num_cpus=cpus,
+            include_dashboard=dashboard,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
     try:
         yield {name: float(value) for name, value in ray.cluster_resources().items()}
     finally:

@@ -43,6 +43,9 @@ class DataConfig:
     """Decode actors, one CPU each: a number, bounds MIN..MAX within which the pool scales by itself, or auto
     for all the CPUs that the training workers leave."""
 
+    read_ahead: int = 32
+    """Micro-batches that may lie decoded in the object store, for each training worker."""
+
     shuffle: Shuffle = "full"
     """Order of the samples: another permutation of all of them each epoch, or the manifest's own order."""
 
@@ -54,6 +57,8 @@ class DataConfig:
             raise UserError(f"a frame of {self.height} x {self.width} pixels is empty: raise --data.height/width")
         if not 0 <= self.failures <= 1:
             raise UserError(f"--data.failures is a share between 0 and 1, got {self.failures}")
+        if self.read_ahead < 1:
+            raise UserError(f"--data.read-ahead must be at least 1, got {self.read_ahead}")
         self.pool(spare_cpus=1)
 
     def pool(self, spare_cpus: int) -> PoolSize:

@@ -31,7 +31,7 @@ _RECORD = "demo.json"
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """What the demo data set is made of. 64 clips take about 15 seconds on one core and 2.4 MB."""
+    """What the demo data set is made of. 64 clips take 20 to 25 seconds on one core and 2.7 MB."""
 
     clips: int = 64
     """Clips in all; half of them show roadwork."""

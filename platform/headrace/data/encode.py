@@ -10,7 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 _ENCODER_OPTIONS: dict[str, dict[str, str]] = {
-    "libx264": {"preset": "veryfast"},
+    "libx264": {
+        "preset": "veryfast",
+        "mbtree": "0",
+    },  # with mbtree the same frames give other bytes now and then
     "libx265": {"preset": "veryfast", "x265-params": "log-level=error:pools=1:frame-threads=1"},
     "libvpx-vp9": {"deadline": "realtime", "cpu-used": "6", "b": "0"},  # a bit rate of 0: only crf counts
     "libsvtav1": {"preset": "10"},

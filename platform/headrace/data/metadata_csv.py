@@ -171,10 +171,13 @@ class _Names:
 
 def _guess_key_column(table: Table, rows: Sequence[Row], names: _Names) -> str:
     probed = rows[:: max(1, len(rows) // _PROBED_ROWS)]
-    fits = {name: sum(len(names.find(row[name])) == 1 for row in probed) for name in table.types}
+    fits: dict[str, tuple[int, int]] = {}  # rows that fit one file, and rows that fit any
+    for name in table.types:
+        found = [len(names.find(row[name])) for row in probed]
+        fits[name] = found.count(1), len(found) - found.count(0)
     best = max(fits.values())
     winners = [name for name, count in fits.items() if count == best]
-    if best == 0:
+    if best == (0, 0):
         raise UserError(
             f"no column of {table.path} names the files (they are like {names.example!r}); its columns are "
             f"{', '.join(table.types)}: give --key-column, or start from the folder that its paths begin in"

@@ -40,6 +40,11 @@ class Plan:
     micro_batch: int
     training: bool = True
 
+    @property
+    def micro_batch_bytes(self) -> int:
+        """Size of the pixels of one micro-batch."""
+        return self.micro_batch * self.data.sampling.frames * self.data.height * self.data.width * 3
+
 
 @dataclass
 class BatchReader:

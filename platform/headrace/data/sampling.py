@@ -1,4 +1,4 @@
-"""Which moments of a clip are looked at. A pure function of the configuration, the clip's length and a seed."""
+"""Which moments of a clip are looked at: a pure function of a configuration, the clip's length and a seed."""
 
 from __future__ import annotations
 
@@ -39,14 +39,13 @@ class SamplingConfig:
         if self.frames < 1:
             raise UserError(f"frames must be at least 1, got {self.frames}")
         if self.mode not in get_args(Mode):
-            raise UserError(f"there is no sampling mode {self.mode!r}: {did_you_mean(self.mode, get_args(Mode))}")
+            nearest = did_you_mean(self.mode, get_args(Mode))
+            raise UserError(f"there is no sampling mode {self.mode!r}: {nearest}")
         if not (math.isfinite(self.stride_seconds) and self.stride_seconds > 0):
             raise UserError(f"stride_seconds must be a positive number, got {self.stride_seconds}")
 
 
-def frame_times(
-    config: SamplingConfig, seconds: float, seed: int, *, jitter: bool
-) -> NDArray[np.float64]:
+def frame_times(config: SamplingConfig, seconds: float, seed: int, *, jitter: bool) -> NDArray[np.float64]:
     """Return the times [T] in seconds, ascending in [0, seconds], at which a clip is looked at.
 
     uniform, T = 3: T segments of equal length, one time in each.
@@ -83,7 +82,8 @@ def frame_times(
 def _uniform_times(frames: int, seconds: float, seed: int, *, jitter: bool) -> NDArray[np.float64]:
     segment = np.arange(frames)
     within = uniform("frame_times", seed, segment) if jitter else np.full(frames, 0.5)
-    return np.minimum((segment + within) * (seconds / frames), seconds)
+    times: NDArray[np.float64] = np.minimum((segment + within) * (seconds / frames), seconds)
+    return times
 
 
 def _clip_times(
@@ -91,4 +91,5 @@ def _clip_times(
 ) -> NDArray[np.float64]:
     room = max(0.0, seconds - (frames - 1) * stride_seconds)
     start = room * (float(uniform("frame_times", seed)) if jitter else 0.5)
-    return np.minimum(start + np.arange(frames) * stride_seconds, seconds)
+    times: NDArray[np.float64] = np.minimum(start + np.arange(frames) * stride_seconds, seconds)
+    return times

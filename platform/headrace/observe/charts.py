@@ -150,6 +150,10 @@ def _label(value: float) -> str:
 def _line_svg(line: Line, plane: _Plane) -> str:
     parts = []
     for low, high in _stretches(line):
+        if line.base is not None and high - low == 1:
+            x, top, foot = plane.x(line.steps[low]), plane.y(line.values[low]), plane.y(line.base[low])
+            parts.append(f'<path class="bar {line.colour}" d="M{x:.1f} {foot:.1f}V{top:.1f}"/>')
+            continue
         points = [f"{plane.x(line.steps[i]):.1f} {plane.y(line.values[i]):.1f}" for i in range(low, high)]
         if line.base is not None:
             back = [

@@ -16,7 +16,8 @@ POINTS = 480
 def smoothed(values: Curve) -> Curve:
     """Return the centred mean over a thirtieth of the curve, gaps left out. No lag, unlike a running mean.
 
-    Towards both ends the window shrinks, so that a steep beginning is not flattened.
+    At the beginning the window shrinks, so that a steep descent is not flattened; at the end its past half
+    is left, so that the last value is not mere noise.
     """
     half = min(250, len(values) // 60)
     if half < 1:
@@ -27,9 +28,8 @@ def smoothed(values: Curve) -> Curve:
     total = np.convolve(np.where(known, values, 0.0), window, mode="same")
     count = np.convolve(known.astype(np.float64), window, mode="same")
     for reach in range(half):
-        for centre in (reach, len(values) - 1 - reach):
-            near = slice(centre - reach, centre + reach + 1)
-            total[centre], count[centre] = values[near][known[near]].sum(), known[near].sum()
+        near = slice(0, 2 * reach + 1)
+        total[reach], count[reach] = values[near][known[near]].sum(), known[near].sum()
     return np.where(count > 0.5, total / np.maximum(count, 1.0), np.nan)
 
 

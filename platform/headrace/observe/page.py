@@ -56,8 +56,8 @@ i.compute, i.wait { border-top-width: 10px !important; vertical-align: 0 !import
 i.main { color: var(--main); } i.second { color: var(--second); } i.third { color: var(--third); }
 i.faint { color: var(--faint); } i.compute { color: var(--compute); } i.wait { color: var(--wait); }
 .plot { position: relative; padding: 0 0 22px 52px; }
-.plot svg { display: block; width: 100%; height: 230px; overflow: visible; } .small .plot svg { height:
-  120px; }
+.plot > svg { display: block; width: 100%; height: 230px; overflow: visible; }
+.small .plot > svg { height: 120px; } .plot svg svg { overflow: hidden; }
 .plot path { vector-effect: non-scaling-stroke; fill: none; }
 .y, .x { color: var(--soft); font-size: 12px; line-height: 1; }
 .y { position: absolute; left: 0; top: 0; bottom: 22px; width: 44px; }
@@ -71,6 +71,7 @@ i.faint { color: var(--faint); } i.compute { color: var(--compute); } i.wait { c
 .line.main, .dot.main { stroke: var(--main); } .line.second, .dot.second { stroke: var(--second); }
 .line.third, .dot.third { stroke: var(--third); } .line.faint, .dot.faint { stroke: var(--faint); }
 .plot path.area.compute { fill: var(--compute); } .plot path.area.wait { fill: var(--wait); }
+.bar { stroke-width: 8; } .bar.compute { stroke: var(--compute); } .bar.wait { stroke: var(--wait); }
 .dot { stroke-width: 7; stroke-linecap: round; }
 .checkpoint { stroke: var(--soft); stroke-width: 5; stroke-linecap: round; }
 .lost { stroke: var(--poor); stroke-width: 6; stroke-linecap: round; }
@@ -101,10 +102,10 @@ footer { margin-top: 56px; padding-top: 12px; border-top: 1px solid var(--rule);
     font-size: 20px; }
   .charts.two, .charts.three { grid-template-columns: 1fr; } .plot { padding-left: 44px; } .y { width:
     38px; }
-  .x { left: 44px; } .marks { margin-left: 0; } .plot svg { height: 190px; } }
+  .x { left: 44px; } .marks { margin-left: 0; } .plot > svg { height: 190px; } }
 @media print { body { font-size: 11px; } main { padding: 0; max-width: none; } h2 { margin-top: 28px;
   break-after: avoid; }
-  .plot svg { height: 160px; } .small .plot svg { height: 80px; } details::details-content {
+  .plot > svg { height: 160px; } .small .plot > svg { height: 80px; } details::details-content {
     content-visibility: visible;
   display: block; } * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 """

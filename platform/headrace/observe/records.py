@@ -209,12 +209,14 @@ class Follower:
         self._offset = 0  # of the first byte that belongs to no complete line yet
         self._size = 0
 
-    def poll(self) -> list[Record]:
-        """Return the new records, oldest first."""
+    def poll(self, until: int | None = None) -> list[Record]:
+        """Return the new records, oldest first; only those in the first `until` bytes if that is given."""
         try:
             size = self.path.stat().st_size
         except FileNotFoundError:
             return []
+        if until is not None:
+            size = min(size, until)
         if size == self._size:
             return []
         if size < self._offset:

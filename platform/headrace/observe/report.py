@@ -13,7 +13,6 @@ All text from outside (names of samples, error messages, the recipe) is escaped.
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import time
 from collections.abc import Iterable, Sequence
@@ -65,8 +64,10 @@ def write_report(run: Path) -> Path:
     )
     path = run / REPORT_FILE
     unfinished = path.with_name(f".{REPORT_FILE}.part")
-    unfinished.write_text(page_html(f"{_name(run, history)} · headrace", "".join(sections)), encoding="utf-8", errors="replace")
-    os.replace(unfinished, path)
+    unfinished.write_text(
+        page_html(f"{_name(run, history)} · headrace", "".join(sections)), encoding="utf-8", errors="replace"
+    )
+    unfinished.replace(path)
     return path
 
 
@@ -175,13 +176,11 @@ def _failures(history: History) -> str:
 
 
 def _events(history: History) -> str:
-    events: list[tuple[float, int, str, str]] = []
-    for restart in history.restarts:
-        events.append((restart["time"], restart["step"], "restart", one_line(restart.get("reason", ""))))
-    for resume in history.resumes:
-        events.append(
-            (resume["time"], resume["step"], "resumed", f"on {plural(resume['workers'], 'worker')}")
-        )
+    events = [
+        (restart["time"], restart["step"], "restart", one_line(restart.get("reason", "")))
+        for restart in history.restarts
+    ]
+    events += [(resume["time"], resume["step"], "resumed", "by hand") for resume in history.resumes]
     for saved in history.checkpoints[-EVENT_ROWS:]:
         text = f"{one_line(saved.get('path', ''))}, {duration(number(saved, 'seconds'))}"
         events.append((saved["time"], saved["step"], "checkpoint", text))

@@ -7,7 +7,6 @@ from headrace.observe.figures import duration, figure, one_line, percent, plural
 from headrace.observe.history import History
 from headrace.observe.records import number
 
-
 OUTCOMES = ("finished", "stopped", "failed")
 
 

@@ -133,6 +133,8 @@ class WandbLog:
             if mode != "online":
                 raise
             log.warning("Weights & Biases cannot be reached, the run is kept in files: %s", one_line(error))
+            wandb.teardown()  # or W&B holds the run's id as in use
+            wandb.setup(wandb.Settings(silent=True))
             self._run = self._init("offline", settings)
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
@@ -140,7 +142,7 @@ class WandbLog:
     def _init(self, mode: str, settings: Settings) -> Run:
         import wandb
 
-        run = wandb.init(
+        return wandb.init(
             dir=self._folder,
             id=_id_of(self._folder),
             resume="allow",
@@ -150,7 +152,6 @@ class WandbLog:
             config=self._config,
             settings=settings,
         )
-        return run
 
     def _configure(self, facts: dict[str, Any]) -> None:
         assert self._run is not None

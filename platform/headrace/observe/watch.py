@@ -33,20 +33,22 @@ def watch(
     recipe: Mapping[str, Any],
     console: bool = True,
     use_wandb: bool = True,
+    since: int | None = None,
 ) -> History:
     """Show a run until it is finished and all that it wrote has been read; return its history.
 
     Args:
-        run: its folder. What `metrics.jsonl` holds when this is called belongs to an earlier session that
-            is resumed: it is known, and not told again.
+        run: its folder.
         finished: tells whether the run is over. What it raises ends the watching and is passed on.
         recipe: the resolved recipe; its "name" is shown, all of it becomes the config in W&B.
         console: show the run on standard output: live on a terminal, otherwise plain lines.
         use_wandb: mirror it to Weights & Biases.
+        since: bytes of `metrics.jsonl` that an earlier session wrote (`recorded_bytes`, asked before this one
+            starts): they are known, and not told again. By default all that is there when this is called.
     """
     history = History(keep=KEPT_STEPS)
     follower = Follower(run / METRICS_FILE)
-    earlier = follower.poll()
+    earlier = follower.poll(until=since)
     for record in earlier:
         history.add(record)
 
@@ -72,6 +74,12 @@ def watch(
         where = wandb_log.close(history) if wandb_log is not None else ""
         if screen is not None:
             screen.close(history, where)
+
+
+def recorded_bytes(run: Path) -> int:
+    """Return how much a run has recorded so far; 0 for a new one."""
+    file = run / METRICS_FILE
+    return file.stat().st_size if file.exists() else 0
 
 
 def _catch_up(wandb_log: WandbLog, records: list[Record]) -> None:

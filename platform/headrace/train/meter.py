@@ -6,7 +6,7 @@ Nothing here waits for the device until then: losses stay tensors until `reduce`
 from __future__ import annotations
 
 import resource
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,9 @@ from headrace.train.step import StepResult
 BUDGET_GRACE = 1000
 """The failure budget counts as if at least this many samples had been seen: one bad clip in the first ten is no 10 %."""
 
+ACTORS_SEEN = 64
+"""Micro-batches over which a rank counts who decoded them; each rank gets some from every actor."""
+
 
 @dataclass
 class Meter:
@@ -29,11 +32,13 @@ class Meter:
     results: list[StepResult] = field(default_factory=list)
     new_failures: list[Failure] = field(default_factory=list)
     reasons: Counter[str] = field(default_factory=Counter)
+    actors: deque[str] = field(default_factory=lambda: deque(maxlen=ACTORS_SEEN))
 
     def add(self, result: StepResult) -> None:
         """Take note of one step."""
         self.results.append(result)
         for batch in result.batches:
+            self.actors.append(batch.cost.actor)
             self.new_failures.extend(batch.failures)
             self.reasons.update(failure.reason for failure in batch.failures)
 
@@ -76,7 +81,7 @@ class Meter:
             "wait_seconds": mean["wait"],
             "wait_share": mean["wait"] / max(mean["step"], 1e-9),
             "decode_cpu_seconds_per_clip": mean["decode"],
-            "decode_actors": len({batch.cost.actor for batch in batches}),
+            "decode_actors": len(set(self.actors)),
             "queue": round(mean["ready"]),
             "memory_bytes": int(mean["memory"]),
             "extra": {name: mean[name] for name in extra_names},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import time
 from dataclasses import asdict
@@ -66,7 +65,7 @@ class Scribe:
                 "world": {
                     "python": platform.python_version(),
                     "torch": torch.__version__,
-                    "cores": os.cpu_count(),
+                    "cores": self._session.cores,
                 },
             }
         )

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +24,7 @@ class Session(Protocol):
         run: the run's folder, the same for all workers: checkpoints, metrics and the stop request meet there.
         rank, world_size: this worker among all.
         device: where this worker's model runs.
+        cores: CPU cores of all machines that the run can use.
         manifest_digest: identifies the samples and their order.
     """
 
@@ -30,6 +32,7 @@ class Session(Protocol):
     rank: int
     world_size: int
     device: torch.device
+    cores: int
     manifest_digest: str
 
     def batches(self, first: int) -> BatchStream:
@@ -52,6 +55,7 @@ class LocalSession:
     device: torch.device
     rank: int = 0
     world_size: int = 1
+    cores: int = field(default_factory=lambda: os.cpu_count() or 1)
 
     @property
     def manifest_digest(self) -> str:

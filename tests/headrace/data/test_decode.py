@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import functools
 import io
+import itertools
 import os
 import subprocess
 import sys
@@ -36,7 +37,7 @@ from headrace.data.failures import (
 )
 from headrace.errors import UserError
 
-VIDEO_DECODERS = sorted(set(DECODERS) - {"image"})
+VIDEO_DECODERS = sorted(set(DECODERS) - {"image", "auto"})  # "auto" gives videos to one of the others
 
 _GOP = "keyint=12:min-keyint=12:scenecut=0:b-adapt=0"
 
@@ -96,7 +97,8 @@ def clip(name: str) -> bytes:
     spec = CLIPS[name]
     if spec.codec not in av.codecs_available and "CI" not in os.environ:
         pytest.skip(f"the FFmpeg of this PyAV has no encoder {spec.codec}")
-    return encode_clip(spec)
+    data: bytes = encode_clip(spec)
+    return data
 
 
 def decode_numbers(
@@ -173,6 +175,32 @@ def test_an_edit_list_hides_frames(decoder: Decoder) -> None:
     assert np.allclose(given, [0.0, 0.04, 1.0, 57 * 0.04])
 
 
+@pytest.mark.parametrize("name", ["h264 open groups", "h264 open groups, b-pyramid", "hevc open groups"])
+def test_a_stream_cut_before_an_open_group(decoder: Decoder, name: str) -> None:
+    """Pictures that refer to what was cut off are not there; time 0 is the first that is."""
+    data = _cut_at_second_key_frame(clip(name))
+    times = np.array([0.0, 0.04, 0.2, 0.5, 0.9])
+    info = probe(io.BytesIO(data))
+    first = decode_numbers(decoder, data, np.zeros(1))[0][0]
+    assert first == 12
+    assert info.frames == 60 - first
+    numbers, given = decode_numbers(decoder, data, times + 0.002)
+    assert numbers == [first + round(time / 0.04) for time in given.tolist()]
+    assert np.allclose(given, np.floor(times / 0.04 + 1e-6) * 0.04, atol=2e-3)
+
+
+def _cut_at_second_key_frame(data: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with av.open(io.BytesIO(data)) as source, av.open(buffer, "w", format="matroska") as output:
+        stream = output.add_stream_from_template(source.streams.video[0])
+        packets = [packet for packet in source.demux(video=0) if packet.size]
+        second = [index for index, packet in enumerate(packets) if packet.is_keyframe][1]
+        for packet in packets[second:]:
+            packet.stream = stream
+            output.mux(packet)
+    return buffer.getvalue()
+
+
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (40, 100), (101, 33), (128, 192)])
 def test_the_picture_covers_and_is_cut_to_its_centre(decoder: Decoder, height: int, width: int) -> None:
     out = np.zeros((1, height, width, 3), np.uint8)
@@ -202,7 +230,7 @@ def test_runs_cover_what_is_wanted_and_nothing_twice() -> None:
             runs = plan_runs(video, wanted)
             assert sorted(index for run in runs for index in run.wanted) == sorted(wanted)
             assert all(run.start <= min(run.wanted) <= max(run.wanted) == run.stop - 1 for run in runs)
-            assert all(a.stop <= b.start for a, b in zip(runs, runs[1:], strict=False))
+            assert all(a.stop <= b.start for a, b in itertools.pairwise(runs))
             assert all(run.start % 12 == 0 for run in runs)
 
 
@@ -254,7 +282,7 @@ def test_a_stream_without_an_end_is_as_long_as_it_is(decoder: Decoder, name: str
             assert numbers[0] == pytest.approx(given[0] / 0.04, abs=0.1)
 
 
-def test_damage_inside_costs_only_the_frames_behind_it(decoder: Decoder) -> None:
+def test_damage_inside_costs_only_the_frames_behind_it() -> None:
     """Zeros over the fourth group of pictures: those before are right, those in it are errors."""
     data = bytearray(clip("h264 in mkv"))
     with open_video(io.BytesIO(bytes(data)), Limits()) as video:
@@ -279,8 +307,8 @@ def test_random_damage_never_escapes_the_typed_errors() -> None:
             try:
                 PyAVDecoder().decode(io.BytesIO(data.tobytes()), np.array([0.1, 1.2, 2.3]), out)
                 probe(io.BytesIO(data.tobytes()))
-            except SampleError as error:
-                assert str(error)
+            except SampleError:
+                continue
 
 
 @pytest.mark.parametrize(
@@ -435,13 +463,13 @@ def test_random_damage_to_an_image_never_escapes_the_typed_errors() -> None:
                 build_decoder("auto").decode(
                     io.BytesIO(data.tobytes()), np.zeros(1), np.zeros((1, 8, 8, 3), np.uint8)
                 )
-            except SampleError as error:
-                assert str(error)
+            except SampleError:
+                continue
 
 
 def test_an_image_beyond_the_limit() -> None:
     buffer = io.BytesIO()
-    Image.new("1", (20_000, 20_000)).save(buffer, "PNG")
+    Image.new("1", (8193, 8193)).save(buffer, "PNG")
     with pytest.raises(TooLarge):
         ImageDecoder().decode(io.BytesIO(buffer.getvalue()), np.zeros(1), np.zeros((1, 8, 8, 3), np.uint8))
 
@@ -487,7 +515,7 @@ def _real_files(*folders: str) -> list[str]:
 
 
 def _plain_decode(
-    data: bytes, height: int, width: int, frames: int
+    data: bytes, height: int, width: int
 ) -> tuple[NDArray[np.float64], dict[int, NDArray[np.uint8]]]:
     """Return times [N] and, by index, the scaled pictures of a decode from start to end."""
     pictures, ticks = [], []

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -34,10 +38,10 @@ def test_times_are_ascending_and_within_the_clip(
 
 @given(configs, lengths, seeds)
 def test_times_are_a_pure_function_of_the_seed(config: SamplingConfig, seconds: float, seed: int) -> None:
-    again = [frame_times(config, seconds, seed, jitter=True) for _ in range(2)]
-    assert np.array_equal(*again)
-    still = [frame_times(config, seconds, other, jitter=False) for other in (seed, seed ^ 1)]
-    assert np.array_equal(*still)
+    first, again = (frame_times(config, seconds, seed, jitter=True) for _ in range(2))
+    assert np.array_equal(first, again)
+    still, other = (frame_times(config, seconds, each, jitter=False) for each in (seed, seed ^ 1))
+    assert np.array_equal(still, other)
 
 
 @given(st.integers(1, 64), st.floats(1e-3, 1e5), seeds)
@@ -95,14 +99,14 @@ def test_frames_of_one_clip_jitter_independently() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("build", "told"),
     [
-        ({"frames": 0}, "frames must be at least 1, got 0"),
-        ({"mode": "unifrom"}, "did you mean 'uniform'"),
-        ({"stride_seconds": 0.0}, "stride_seconds must be a positive number"),
-        ({"stride_seconds": float("nan")}, "stride_seconds must be a positive number"),
+        (functools.partial(SamplingConfig, frames=0), "frames must be at least 1, got 0"),
+        (functools.partial(replace, SamplingConfig(), mode="unifrom"), "did you mean 'uniform'"),
+        (functools.partial(SamplingConfig, stride_seconds=0.0), "must be a positive number, got 0.0"),
+        (functools.partial(SamplingConfig, stride_seconds=np.nan), "must be a positive number, got nan"),
     ],
 )
-def test_a_wrong_configuration_is_told_in_a_sentence(arguments: dict[str, object], told: str) -> None:
+def test_a_wrong_configuration_is_told_in_a_sentence(build: Callable[[], SamplingConfig], told: str) -> None:
     with pytest.raises(UserError, match=told):
-        SamplingConfig(**arguments)  # type: ignore[arg-type]
+        build()

@@ -70,7 +70,7 @@ def test_linear_probe_finds_nothing_in_noise() -> None:
 
 
 def test_linear_probe_chooses_its_penalty() -> None:
-    """Few samples in many noisy dimensions want a strong penalty, a class in a faint difference a weak one."""
+    """Few samples in many noisy dimensions want a strong penalty, a faint difference a weak one."""
     draws = torch.Generator().manual_seed(3)
     features, labels = clusters(60, 0.4)
     noisy = torch.cat([features, torch.randn(60, 200, generator=draws)], dim=1)

@@ -100,5 +100,5 @@ def test_compiles_whole() -> None:
     compiled(images()).square().sum().backward()
     assert all(parameter.grad is not None for parameter in vit.parameters())
     vit.eval()
-    for keep in (None, permutations(2, kept=5)):
-        torch.testing.assert_close(compiled(images(), keep), vit(images(), keep), atol=1e-5, rtol=1e-5)
+    keep = permutations(2, kept=5)
+    torch.testing.assert_close(compiled(images(), keep), vit(images(), keep), atol=1e-5, rtol=1e-5)

@@ -36,19 +36,25 @@ def test_the_balance_is_the_documented_arithmetic():
 def test_too_few_decoders():
     advice = feeding_advice(steps(clips=12, seconds=1.0, wait=0.613, cost=0.16, actors=2), cores=8)
     assert advice.limit == "decoders"
-    assert advice.sentence == "decoding gives 12 clips/s, training could take 31: raise --data.decoders from 2 to 5"
+    assert (
+        advice.sentence
+        == "decoding gives 12 clips/s, training could take 31: raise --data.decoders from 2 to 5"
+    )
 
 
 def test_too_few_cores():
     advice = feeding_advice(steps(clips=12, seconds=1.0, wait=0.6, cost=0.16, actors=2), cores=4)
-    assert advice.limit == "cores" and "from 2 to 4, then add CPU machines" in advice.remedy
+    assert advice.limit == "cores"
+    assert "from 2 to 4, then add CPU machines" in advice.remedy
     advice = feeding_advice(steps(clips=12, seconds=1.0, wait=0.6, cost=0.16, actors=4), cores=4)
-    assert advice.limit == "cores" and "--data.decoders" not in advice.remedy
+    assert advice.limit == "cores"
+    assert "--data.decoders" not in advice.remedy
 
 
 def test_decoders_enough_but_clips_come_late():
     advice = feeding_advice(steps(clips=12, seconds=1.0, wait=0.6, cost=0.01, actors=2), cores=8)
-    assert advice.limit == "delivery" and "--data.decoders" not in advice.sentence
+    assert advice.limit == "delivery"
+    assert "--data.decoders" not in advice.sentence
 
 
 def test_trainers_are_the_limit():
@@ -96,7 +102,8 @@ def test_the_pool_is_the_most_actors_that_any_record_saw():
 @pytest.mark.parametrize("cores", [None, 2])
 def test_advice_is_given_on_whatever_is_known(window, cores):
     advice = feeding_advice(window, cores)
-    assert advice.sentence and "nan" not in advice.sentence.lower() + advice.reasoning.lower()
+    assert advice.sentence
+    assert "nan" not in advice.sentence.lower() + advice.reasoning.lower()
     assert "not a number" not in advice.sentence + advice.reasoning
 
 

@@ -46,13 +46,16 @@ def test_plain_lines_of_a_short_run(fake):
         "starting 2 workers and 2 decoders",
         "2 workers on cpu, 1.23 M parameters, from step 0 of 100",
     ]
-    assert lines[2].startswith("step 1 of 100, loss ") and " left" not in lines[2]
+    assert lines[2].startswith("step 1 of 100, loss ")
+    assert " left" not in lines[2]
     assert "checkpoint of step 50: checkpoints/step-00000050" in lines
     assert any(line.startswith("decoding gives") and "raise --data.decoders" in line for line in lines)
     summary = lines[lines.index("checkpoint of step 100: checkpoints/step-00000100") + 1 :]
     assert summary[0].startswith("step 100 of 100, loss ")
-    assert summary[1].startswith("finished    100 of 100 steps in ") and summary[1].endswith(" s, 1,600 clips")
-    assert summary[2].startswith("loss        ") and " to " in summary[2]
+    assert summary[1].startswith("finished    100 of 100 steps in ")
+    assert summary[1].endswith(" s, 1,600 clips")
+    assert summary[2].startswith("loss        ")
+    assert " to " in summary[2]
     assert summary[-2:] == ["checkpoint  checkpoints/step-00000100", "W&B         wandb sync here"]
 
 
@@ -94,9 +97,20 @@ def test_the_panel_fits_its_width(fake, width):
 
 def test_the_panel_shows_what_matters(fake):
     text = shown(history_of(fake(200, wait_share=0.4, failures=3, cores=8)[:-80]))
-    for part in ("2 workers on cpu", "of 200", "left", "loss", "waiting", "clips/s", "decoders", "queue", "step 100"):
+    for part in (
+        "2 workers on cpu",
+        "of 200",
+        "left",
+        "loss",
+        "waiting",
+        "clips/s",
+        "decoders",
+        "queue",
+        "step 100",
+    ):
         assert part in text
-    assert "3 samples" in text and "raise --data.decoders from 2 to 3" in " ".join(text.replace("│", "").split())
+    assert "3 samples" in text
+    assert "raise --data.decoders from 2 to 3" in " ".join(text.replace("│", "").split())
 
 
 def test_the_panel_before_the_first_step_says_what_it_waits_for():
@@ -127,10 +141,13 @@ def test_live_draws_in_place_and_leaves_the_summary(fake):
         live.tick(history)
     live.close(history, "https://example.org/run")
     text = file.getvalue()
-    assert "\x1b[?25l" in text and text.rstrip().count("\x1b[?25h") == 1  # the cursor is hidden, and given back
+    assert "\x1b[?25l" in text
+    assert text.rstrip().count("\x1b[?25h") == 1
     assert "\x1b[2J" not in text  # never clears the screen
     tail = text[text.rindex("\x1b") :]
-    assert "finished" in tail and "https://example.org/run" in tail and "╭" not in tail
+    assert "finished" in tail
+    assert "https://example.org/run" in tail
+    assert "╭" not in tail
 
 
 def test_standard_output_that_is_no_terminal_gets_lines(capsys):
@@ -172,7 +189,17 @@ def test_figures():
     assert [duration(s) for s in (0.44, 9.96, 59.7, 62, 3599.7, 7500, 273_600)] == [
         "0.4 s", "10 s", "1 min 00 s", "1 min 02 s", "1 h 00 min", "2 h 05 min", "3 d 04 h",
     ]  # fmt: skip
-    assert [percent(s) for s in (0, 0.003, 0.0996, 0.42, math.nan)] == ["0 %", "0.3 %", "10 %", "42 %", "unknown"]
+    assert [percent(s) for s in (0, 0.003, 0.0996, 0.42, math.nan)] == [
+        "0 %",
+        "0.3 %",
+        "10 %",
+        "42 %",
+        "unknown",
+    ]
     assert [short_count(c) for c in (940, 999_900, 1_234_567, 7e9)] == ["940", "1.00 M", "1.23 M", "7.00 B"]
-    assert [plural(1, "worker"), plural(2, "batch"), plural(3200, "clip")] == ["1 worker", "2 batches", "3,200 clips"]
+    assert [plural(1, "worker"), plural(2, "batch"), plural(3200, "clip")] == [
+        "1 worker",
+        "2 batches",
+        "3,200 clips",
+    ]
     assert one_line("a\n\tb  c\x00" + "x" * 300, 10) == "a b c�xxx…"

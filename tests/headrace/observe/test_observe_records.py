@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from pathlib import Path
 
@@ -25,9 +24,12 @@ def test_nan_and_infinity_become_null(tmp_path, fake):
     path = tmp_path / "metrics.jsonl"
     with MetricsWriter(path) as writer:
         writer.write(record)
-    assert "NaN" not in path.read_text() and "Infinity" not in path.read_text()
+    assert "NaN" not in path.read_text()
+    assert "Infinity" not in path.read_text()
     [read] = read_records(path)
-    assert read["loss"] is None and read["grad_norm"] is None and read["extra"] == {"std": None, "ok": 1.0}
+    assert read["loss"] is None
+    assert read["grad_norm"] is None
+    assert read["extra"] == {"std": None, "ok": 1.0}
     assert math.isnan(number(read, "loss"))
 
 
@@ -96,7 +98,18 @@ def test_a_follower_gives_each_record_once_however_the_file_grows(tmp_path, fake
         with path.open("ab") as file:
             file.write(data[low : low + 777])
         got += follower.poll()
-    assert got == records and follower.unreadable == 0
+    assert got == records
+    assert follower.unreadable == 0
+
+
+def test_a_poll_may_stop_early_and_the_next_one_goes_on(tmp_path, fake):
+    path, records = tmp_path / "metrics.jsonl", fake(10)
+    lines = [json.dumps(record) + "\n" for record in records]
+    path.write_text("".join(lines))
+    follower, first = Follower(path), len("".join(lines[:4]))
+    assert follower.poll(until=0) == []
+    assert follower.poll(until=first) == records[:4]
+    assert follower.poll() == records[4:]
 
 
 def test_a_follower_starts_anew_when_the_file_was_replaced_by_a_shorter_one(tmp_path, fake):
@@ -132,14 +145,16 @@ def test_repeated_steps_count_once_with_their_last_value(fake):
     assert [step["step"] for step in history.steps] == list(range(1, 201))
     last = {record["step"]: record for record in records if record["kind"] == "step"}
     assert list(history.steps) == list(last.values())
-    assert len(history.restarts) == 1 and not history.resumes
+    assert len(history.restarts) == 1
+    assert not history.resumes
 
 
 def test_steps_behind_the_checkpoint_are_undone_at_the_restart(fake):
     records = fake(200, restart_at=130)
     cut = next(index for index, record in enumerate(records) if record["kind"] == "restart")
     history = history_of(records[: cut + 2])
-    assert history.step == 100 and history.end is None
+    assert history.step == 100
+    assert history.end is None
 
 
 def test_the_first_step_of_each_session_is_no_steady_one(fake):
@@ -153,31 +168,37 @@ def test_the_pause_before_a_resume_is_not_time_under_way(fake):
     once = history_of(records).elapsed_seconds
     later = [{**record, "time": record["time"] + 86_400} for record in fake(50)]
     later[0] = {**later[0], "step": 50, "position": 800}
-    history = history_of([*records, *({**r, "step": r.get("step", 0) + 50} if r["kind"] == "step" else r for r in later)])
+    history = history_of(
+        [*records, *({**r, "step": r.get("step", 0) + 50} if r["kind"] == "step" else r for r in later)]
+    )
     assert history.elapsed_seconds == pytest.approx(2 * once, rel=0.01)
-    assert len(history.resumes) == 1 and history.step == 100
+    assert len(history.resumes) == 1
+    assert history.step == 100
 
 
-def test_a_sample_that_fails_again_after_a_restart_counts_once(fake):
+def test_a_sample_that_fails_again_after_a_restart_counts_once():
     failure = {"kind": "failure", "time": 1.0, "key": "a", "shard": "s", "reason": "no frames", "message": ""}
     history = history_of([failure, failure, {**failure, "key": "b"}])
-    assert history.failures == {"no frames": 2} and len(history.failure_rows) == 2
+    assert history.failures == {"no frames": 2}
+    assert len(history.failure_rows) == 2
 
 
 def test_a_history_that_keeps_little_stays_small(fake):
     history = History(keep=10)
     for record in fake(500):
         history.add(record)
-    assert len(history.steps) == 10 and history.step == 500 and history.first["step"] == 1
+    assert len(history.steps) == 10
+    assert history.step == 500
+    assert history.first["step"] == 1
 
 
-def test_a_writer_makes_one_write_a_line(tmp_path: Path, fake, monkeypatch):
+def test_a_writer_makes_one_write_a_line(tmp_path: Path, fake):
     # What is written at once is torn only by a crash, never by a reader that comes in between.
     path = tmp_path / "metrics.jsonl"
     sizes = []
     with MetricsWriter(path) as writer:
         for record in fake(20):
             writer.write(record)
-            sizes.append(os.stat(path).st_size)
+            sizes.append(path.stat().st_size)
             assert path.read_bytes().endswith(b"}\n")
     assert sizes == sorted(set(sizes))

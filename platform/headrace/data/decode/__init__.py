@@ -4,12 +4,18 @@
 
 **Time** is counted from the first frame in presentation order, which is at 0. The frame at time t is the
 one on the screen then: the last whose presentation time is <= t. A time before 0 gives the first frame and
-a time past the end the last, so a wrong duration in a header never loses a clip.
+a time past the end the last, so a wrong duration in a header never loses a clip. Times are compared to the
+microsecond, so that index / fps finds its frame. Frames that an edit list hides do not exist.
 
-**Geometry**: the picture is rotated upright, scaled to cover height x width (short side fits, aspect kept)
-and cut to its centre.
+**Exactness**: frames are those of a decode of the whole file from its start; never a neighbour, never a
+picture with its damage painted over.
 
-**Errors** are subclasses of `headrace.data.failures.SampleError`, nothing else.
+**Geometry**: the picture is turned upright, scaled to cover height x width (short side fits, aspect kept,
+pixels taken as square) with an antialiased bilinear filter, and cut to its centre. Transparency is dropped.
+
+**Errors** about the sample are subclasses of `headrace.data.failures.SampleError`. A file that ends early,
+but after the wanted frames, is no error; a wanted frame behind the damage is `Truncated`. What the storage
+raises while the file is read passes through: that is no bad sample.
 """
 
 from __future__ import annotations

@@ -1,9 +1,13 @@
-"""Decoding with decord 0.6, kept for comparison and for those who rely on it.
+"""Decoding with decord 0.6, kept for comparison and for those who rely on it. Not for data you do not trust.
 
 decord (https://github.com/dmlc/decord, last release 2021) carries an old FFmpeg. Of 160 real and odd files it
-gave wrong frames without a word on 8 (edit lists, open groups of pictures in HEVC, transport streams, MPEG-2)
-and duplicates frames it cannot decode. So the file is demuxed here first, and only what decord is known to
-decode exactly is given to it; of anything else this decoder says UnsupportedCodec.
+gave wrong frames without a word on 8: edit lists, open groups of pictures in HEVC, transport streams; it also
+repeats frames that it cannot decode. So the file is demuxed here first, and only what decord is known to
+decode exactly is given to it; of anything else this decoder says UnsupportedCodec. Its colours differ by a
+few levels from those of PyAV on some videos.
+
+What cannot be kept from it: on files with a few random bytes overwritten it crashed the process (one in some
+forty), which no exception can catch.
 """
 
 from __future__ import annotations

@@ -182,7 +182,7 @@ def open_video(file: BinaryIO, limits: Limits) -> Iterator[DemuxedVideo]:
         raise _why_not_opened(file, head, error) from error
     with container:
         stream = _video_stream(container)
-        if stream.codec_context is None:
+        if getattr(stream, "codec_context", None) is None:  # which PyAV's own types do not admit
             if early:
                 raise Truncated("the file ends before it says what its codec is")
             raise UnsupportedCodec("no decoder is built in for the codec of this video")
@@ -231,7 +231,7 @@ def _read_packets(container: InputContainer, stream: VideoStream) -> tuple[list[
     readable = True
     try:
         packets.extend(packet for packet in container.demux(stream) if packet.size)
-    except av.error.FFmpegError:
+    except (av.error.FFmpegError, IndexError):  # the latter from PyAV, for a stream that appears on the way
         readable = False
     first_key = next((index for index, packet in enumerate(packets) if packet.is_keyframe), 0)
     return packets[first_key:], readable

@@ -34,8 +34,6 @@ from headrace.data.failures import NoFrames, Truncated
 # Bit-exact: the same pixels on every processor, so that a run resumed elsewhere sees what it would have seen.
 _BILINEAR, _FULL_CHROMA_INTERPOLATION, _ACCURATE_ROUNDING, _BIT_EXACT = 0x2, 0x2000, 0x40000, 0x80000
 _FILTER = _BILINEAR | _FULL_CHROMA_INTERPOLATION | _ACCURATE_ROUNDING | _BIT_EXACT
-# Before PyAV 17 swscale has one thread and no parameter that says so; since then the default is every core.
-_ONE_THREAD: dict[str, Any] = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
 
 
 class PyAVDecoder:
@@ -167,6 +165,8 @@ def frames_from_start(video: DemuxedVideo, wanted: Collection[int]) -> Iterator[
     last = max(wanted)
     for index, frame in enumerate(_decode_from_start(video)):
         if index in wanted:
+            if frame.is_corrupt:
+                raise Truncated(f"frame {index} is damaged")
             yield index, frame
         if index == last:
             return
@@ -187,7 +187,7 @@ class FrameScaler:
         target_height, target_width = out.shape[:2]
         height, width = cover_size(frame.height, frame.width, *orientation.size(target_height, target_width))
         scaled = self._reformatter.reformat(
-            frame, width=width, height=height, format="rgb24", interpolation=_FILTER, **_ONE_THREAD
+            frame, width=width, height=height, format="rgb24", interpolation=_FILTER, threads=1
         )
         pixels = np.asarray(scaled.to_ndarray(), np.uint8)
         out[:] = crop_centre(orientation.apply(pixels), target_height, target_width)
@@ -263,21 +263,29 @@ def _frames_of_run(video: DemuxedVideo, run: Run) -> Iterator[tuple[int, VideoFr
 
 
 def _decode_from_start(video: DemuxedVideo) -> Iterator[VideoFrame]:
-    """Decode everything, but for pictures shown before the first key frame that lack what they refer to."""
-    first_time = video.packets[0].pts
-    leading = next((i for i, packet in enumerate(video.packets) if (packet.pts or 0) >= (first_time or 0)), 0)
-    yield from _decode_packets(video, range(leading, len(video.packets)))
+    return _decode_packets(video, range(len(video.packets)))
 
 
 def _decode_packets(video: DemuxedVideo, indices: range) -> Iterator[VideoFrame]:
-    """Yield the frames of these packets, all of them: at the end the decoder is drained, then reset."""
+    """Yield the frames of these packets, all of them: at the end the decoder is drained, then reset.
+
+    A stream cut out of a longer one may begin with an open group of pictures. What is shown before its first
+    key frame refers to pictures that were cut off; it is no damage that these frames do not come.
+    """
     codec = video.stream.codec_context
+    first_key_time = video.packets[0].pts
     try:
         for index in indices:
             packet = video.packets[index]
-            if packet.is_corrupt:
-                raise av.error.InvalidDataError(-1, "the container marks a packet as damaged")
-            yield from codec.decode(packet)
+            try:
+                if packet.is_corrupt:
+                    raise av.error.InvalidDataError(-1, "the container marks a packet as damaged")
+                frames = codec.decode(packet)
+            except av.error.FFmpegError:
+                if packet.pts is None or first_key_time is None or packet.pts >= first_key_time:
+                    raise
+                continue
+            yield from frames
         yield from codec.decode(None)
     finally:
         codec.flush_buffers()

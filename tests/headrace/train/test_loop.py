@@ -1,0 +1,158 @@
+"""The loop in a plain Python process: what a run consumes, and what it is worth after a stop."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from data_pipelines.index import index
+from headrace.augment import AugmentConfig
+from headrace.cluster.trainer import plan_of
+from headrace.data.config import DataConfig
+from headrace.data.manifest import Manifest
+from headrace.data.sampling import SamplingConfig
+from headrace.data.scan import shards_of
+from headrace.errors import RunError
+from headrace.models.hjepa import HJepaConfig
+from headrace.observe.records import read_records
+from headrace.optim import OptimConfig
+from headrace.recipe import Recipe
+from headrace.train import checkpoint
+from headrace.train.config import CompileConfig, TrainConfig
+from headrace.train.loop import STOP_FILE, train
+from headrace.train.session import LocalSession
+
+TINY = Recipe(
+    name="tiny",
+    model=HJepaConfig(
+        patch_size=8, width=16, depth=1, heads=2, predictor_width=16, predictor_depth=1, predictor_heads=2
+    ),
+    data=DataConfig(height=40, width=40, sampling=SamplingConfig(frames=1)),
+    augment=AugmentConfig(height=32, width=32),
+    optim=OptimConfig(lr=3e-3, warmup_steps=2),
+    train=TrainConfig(
+        steps=6,
+        global_batch=4,
+        micro_batch=2,
+        precision="fp32",
+        compile=CompileConfig(enabled=False),
+        checkpoint_every=3,
+        ledger=True,
+    ),
+)
+
+
+@pytest.fixture
+def manifest(video_folder: Path) -> Manifest:
+    return index(str(video_folder), shards_of(str(video_folder)), None, lambda done, total: None).usable()
+
+
+def run(recipe: Recipe, manifest: Manifest, folder: Path) -> checkpoint.Progress:
+    plan = plan_of(recipe, len(manifest))
+    return train(recipe, LocalSession(folder, manifest, plan, recipe.train.micro_batches, torch.device("cpu")))
+
+
+def weights(recipe: Recipe, folder: Path) -> dict[str, torch.Tensor]:
+    newest = checkpoint.newest(folder)
+    assert newest is not None
+    objective = recipe.model.build(recipe.augment.height, recipe.augment.width)
+    checkpoint.load_model(newest, objective)
+    return objective.state_dict()
+
+
+def ledger(folder: Path) -> dict[tuple[int, int], list[int]]:
+    lines = [json.loads(line) for line in (folder / "ledger-0.jsonl").read_text().splitlines()]
+    return {(line["step"], line["micro_batch"]): line["samples"] for line in lines}
+
+
+def steps(folder: Path) -> dict[int, float]:
+    records = read_records(folder / "metrics.jsonl")
+    return {r["step"]: r["loss"] for r in records if r["kind"] == "step"}  # type: ignore[misc]
+
+
+def test_the_loss_falls_and_everything_is_written_down(manifest: Manifest, tmp_path: Path) -> None:
+    recipe = replace(TINY, train=replace(TINY.train, steps=40, checkpoint_every=40))
+    progress = run(recipe, manifest, tmp_path)
+    losses = steps(tmp_path)
+    assert (progress.step, progress.position) == (40, 160)
+    assert sorted(losses) == list(range(1, 41))
+    assert sum(losses[s] for s in range(31, 41)) < 0.8 * sum(losses[s] for s in range(1, 11))
+    kinds = [record["kind"] for record in read_records(tmp_path / "metrics.jsonl")]
+    assert kinds[0] == "start"
+    assert kinds[-1] == "checkpoint"
+
+
+def test_each_sample_of_each_epoch_is_consumed_once(manifest: Manifest, tmp_path: Path) -> None:
+    run(TINY, manifest, tmp_path)
+    samples = [sample for _, group in sorted(ledger(tmp_path).items()) for sample in group]
+    assert len(samples) == 24
+    for epoch in range(3):
+        assert sorted(samples[8 * epoch : 8 * epoch + 8]) == list(range(8))
+
+
+def test_a_stopped_run_that_goes_on_is_the_undisturbed_run(manifest: Manifest, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run(TINY, manifest, whole)
+    parts.mkdir()
+    (parts / STOP_FILE).touch()
+    assert run(TINY, manifest, parts).step == 1
+    (parts / STOP_FILE).unlink()
+    assert run(TINY, manifest, parts).step == 6
+    assert ledger(parts) == ledger(whole)
+    assert steps(parts) == steps(whole), "bit for bit"
+    left, right = weights(TINY, whole), weights(TINY, parts)
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.mark.parametrize("micro_batch", [1, 4])
+def test_accumulation_is_the_full_batch(manifest: Manifest, tmp_path: Path, micro_batch: int) -> None:
+    other = replace(TINY, train=replace(TINY.train, micro_batch=micro_batch))
+    run(TINY, manifest, tmp_path / "two")
+    run(other, manifest, tmp_path / "other")
+    assert list(steps(tmp_path / "two").values()) == pytest.approx(list(steps(tmp_path / "other").values()), rel=1e-4)
+
+
+def test_going_on_with_another_micro_batch(manifest: Manifest, tmp_path: Path) -> None:
+    run(replace(TINY, train=replace(TINY.train, steps=3)), manifest, tmp_path / "a")
+    assert run(replace(TINY, train=replace(TINY.train, micro_batch=4)), manifest, tmp_path / "a").position == 24
+    odd = replace(TINY, train=replace(TINY.train, steps=30, global_batch=10, micro_batch=10))
+    with pytest.raises(RunError, match="do not reach evenly"):
+        run(odd, manifest, tmp_path / "a")
+
+
+def test_other_samples_under_a_resumed_run_are_refused(manifest: Manifest, tmp_path: Path) -> None:
+    run(replace(TINY, train=replace(TINY.train, steps=3)), manifest, tmp_path)
+    with pytest.raises(RunError, match="samples changed"):
+        run(TINY, Manifest(manifest.source, manifest.table.slice(1)), tmp_path)
+
+
+def test_a_broken_clip_is_replaced_and_written_down(
+    manifest: Manifest, video_folder: Path, tmp_path: Path
+) -> None:
+    (video_folder / "clip3.mp4").write_bytes(bytes((video_folder / "clip3.mp4").stat().st_size))
+    tolerant = replace(TINY, data=replace(TINY.data, failures=0.5))
+    progress = run(tolerant, manifest, tmp_path)
+    assert progress.failures == 3, "once an epoch"
+    rows = [json.loads(line) for line in (tmp_path / "quarantine-0.jsonl").read_text().splitlines()]
+    assert {row["key"] for row in rows} == {"clip3.mp4"}
+    consumed = [sample for group in ledger(tmp_path).values() for sample in group]
+    assert 3 not in consumed
+    assert len(consumed) == 24, "batches stay full"
+
+
+def test_past_the_budget_the_run_stops_and_says_why(manifest: Manifest, video_folder: Path, tmp_path: Path) -> None:
+    (video_folder / "clip3.mp4").write_bytes(bytes((video_folder / "clip3.mp4").stat().st_size))
+    strict = replace(TINY, data=replace(TINY.data, failures=0.0))
+    with pytest.raises(RunError, match=r"1 of \d+ samples could not be decoded.*1 x .*--data.failures"):
+        run(strict, manifest, tmp_path)
+
+
+def test_bf16_trains(manifest: Manifest, tmp_path: Path) -> None:
+    recipe = replace(TINY, train=replace(TINY.train, precision="bf16"))
+    run(recipe, manifest, tmp_path)
+    assert all(value.dtype == torch.float32 for value in weights(recipe, tmp_path).values())
+    assert steps(tmp_path)[6] == steps(tmp_path)[6]
