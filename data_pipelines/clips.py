@@ -17,13 +17,14 @@ from headrace.batch import Batch
 from headrace.cluster.blocks import MicroBatchNumbers, from_row, to_row
 from headrace.cluster.ingest import stream_context
 from headrace.data.config import PoolSize
+from headrace.data.manifest import Manifest
 from headrace.data.reader import BatchReader, Plan
 
 
 class Decode:
     """A decode actor: one process, one CPU, the manifest in shared memory."""
 
-    def __init__(self, manifest: ray.ObjectRef, plan: Plan) -> None:
+    def __init__(self, manifest: ray.ObjectRef[Manifest], plan: Plan) -> None:
         self._reader = BatchReader(ray.get(manifest), plan)
 
     def __call__(self, numbers: dict[str, NDArray[np.int64]]) -> dict[str, NDArray[Any]]:
@@ -31,7 +32,7 @@ class Decode:
 
 
 def micro_batches(
-    manifest: ray.ObjectRef, plan: Plan, first: int, last: int, pool: PoolSize, ranks: int = 1
+    manifest: ray.ObjectRef[Manifest], plan: Plan, first: int, last: int, pool: PoolSize, ranks: int = 1
 ) -> ray.data.Dataset:
     """Return the stream of micro-batches first ... last - 1, one row and one block each.
 
@@ -45,9 +46,10 @@ def micro_batches(
     stream_context(in_flight_bytes=ranks * plan.data.read_ahead * plan.micro_batch_bytes)
     actors = ray.data.ActorPoolStrategy(min_size=pool.least, max_size=pool.most)
     numbers = ray.data.read_datasource(MicroBatchNumbers(first, last), num_cpus=0, concurrency=1)
-    return numbers.map_batches(
+    decoded: ray.data.Dataset = numbers.map_batches(
         Decode, fn_constructor_args=(manifest, plan), batch_size=1, compute=actors, num_cpus=1
     )
+    return decoded
 
 
 def batches(dataset: ray.data.Dataset) -> Iterator[Batch]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,7 +27,9 @@ TASK_SHARDS = 64
 Progress = Callable[[int, int], None]
 
 
-def index(source: str, shards: list[StoredFile], known: Manifest | None, on_progress: Progress) -> Manifest:
+def index(
+    source: str, shards: list[StoredFile], known: Manifest | None = None, on_progress: Progress | None = None
+) -> Manifest:
     """Return the source's manifest, saved.
 
     Args:
@@ -39,11 +42,11 @@ def index(source: str, shards: list[StoredFile], known: Manifest | None, on_prog
     changed = [shard for shard in shards if before.get(shard.path) != shard]
     tables = [] if known is None else [_rows_of(known, {shard.path for shard in shards} - _paths(changed))]
     done = 0
-    on_progress(done, len(changed))
     for table, count in _scan(source, changed):
         tables.append(table)
         done += count
-        on_progress(done, len(changed))
+        if on_progress is not None:
+            on_progress(done, len(changed))
     table = pa.concat_tables([table_of([]), *tables]).sort_by([("shard", "ascending"), ("offset", "ascending")])
     manifest = Manifest(source, table)
     manifest.save()
@@ -65,7 +68,7 @@ def _scan(source: str, shards: list[StoredFile]) -> Iterator[tuple[pa.Table, int
     quiet_context()
     items = [{"shards": [asdict(shard) for shard in task]} for task in tasks]
     scanned = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        _scan_task, fn_args=(source,), batch_size=1, batch_format="pyarrow"
+        partial(_scan_task, source=source), batch_size=1, batch_format="pyarrow"
     )
     for table in scanned.iter_batches(batch_size=None, batch_format="pyarrow"):
         yield table, len(pc.unique(table["shard"]))

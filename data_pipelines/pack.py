@@ -64,15 +64,11 @@ def _write_here(source: str, staging: Path, plans: Sequence[ShardPlan]) -> Itera
         yield write_plan(source, staging, plan)
 
 
-def _write_over_ray(
-    source: str, staging: Path, plans: Sequence[ShardPlan], workers: int | None
-) -> Iterator[int]:
+def _write_over_ray(source: str, staging: Path, plans: Sequence[ShardPlan], workers: int | None) -> Iterator[int]:
     quiet_context()
     rows = [{"number": plan.number, "items": [vars(item) for item in plan.items]} for plan in plans]
     write = functools.partial(_write_task, source=source, staging=staging.absolute())
-    written = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        write, compute=TaskPoolStrategy(workers)
-    )
+    written = ray.data.from_items(rows, override_num_blocks=len(rows)).map(write, compute=TaskPoolStrategy(workers))
     for row in written.iter_rows():
         if row["error"]:
             raise RunError(row["error"])

@@ -84,7 +84,10 @@ def main(arguments: Sequence[str]) -> int:
     test_source = open_source(options.test) if options.test else None
 
     device = torch.device("cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu")
-    encoders = {"trained": _encoder(recipe, weights, device), "random weights": _encoder(recipe, None, device)}
+    encoders = {
+        "trained": _encoder(recipe, weights, device),
+        "random weights": _encoder(recipe, None, device),
+    }
     decoders = options.decoders or cores()
     with ray_cluster(cpus=decoders, dashboard=False):
         train, test = _splits(train_source, test_source, options.limit)
@@ -143,9 +146,7 @@ def _encoder(recipe: Recipe, weights: Path | None, device: torch.device) -> Obje
 
 
 @torch.inference_mode()
-def _encode(
-    manifest: Manifest, recipe: Recipe, encoders: dict[str, Objective], batch: int, decoders: int
-) -> Encoded:
+def _encode(manifest: Manifest, recipe: Recipe, encoders: dict[str, Objective], batch: int, decoders: int) -> Encoded:
     """Stream all samples once, unaugmented and in order, through each encoder. What fails to decode is left out."""
     device = next(next(iter(encoders.values())).parameters()).device
     augment = Augment(recipe.augment, device, training=False)

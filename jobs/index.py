@@ -65,7 +65,9 @@ def _say(manifest: Manifest, shards: int, changed: int, all_errors: bool) -> Non
     broken = manifest.table.filter(manifest.table["error"].is_valid())
     hours = sum(good["seconds"].to_pylist()) / 3600
     kinds = {kind: good["kind"].to_pylist().count(kind) for kind in sorted(set(good["kind"].to_pylist()))}
-    what = ", ".join(f"{count:,} {kind}{'s' if count != 1 else ''}" for kind, count in kinds.items()) or "nothing usable"
+    what = (
+        ", ".join(f"{count:,} {kind}{'s' if count != 1 else ''}" for kind, count in kinds.items()) or "nothing usable"
+    )
     print(f"{manifest.source}: {what} in {shards:,} shards, {hours:.2f} hours ({changed:,} read, the rest was known)")
     labels = len(set(good["label"].drop_null().to_pylist()))
     if labels:

@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from data_pipelines.index import index
 from headrace.data.manifest import Manifest
@@ -58,7 +58,8 @@ class Bar:
     """A progress bar that shows itself once there is progress, on a terminal; else one line at the end."""
 
     def __init__(self, title: str) -> None:
-        self._title, self._total, self._bar = title, 0, None
+        self._title = title
+        self._bar: TaskID | None = None
         self._progress = Progress(
             TextColumn(title),
             BarColumn(),
@@ -75,7 +76,6 @@ class Bar:
         if self._bar is None:
             self._progress.start()
             self._bar = self._progress.add_task(self._title, total=total)
-        self._total = total
         self._progress.update(self._bar, completed=done, total=total)
 
     def __exit__(self, *_: object) -> None:

@@ -39,10 +39,10 @@ def main(arguments: Sequence[str]) -> int:
     recipe, options = parse(arguments, RECIPES, DEFAULT, "train.py", "Train a recipe.")
 
     # What can be wrong is found here, before anything expensive starts.
-    source = sources.open_source(recipe.data.source)
-    recipe = replace_at(recipe, "data.source", source.location)
     with torch.device("meta"):
         recipe.model.build(recipe.augment.height, recipe.augment.width)
+    source = sources.open_source(recipe.data.source)
+    recipe = replace_at(recipe, "data.source", source.location)
     run = _open_run(recipe, options)
 
     workers = recipe.train.workers

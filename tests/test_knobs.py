@@ -25,7 +25,16 @@ from headrace.train.loop import train
 from headrace.train.session import LocalSession
 from jobs.recipes import RECIPES
 
-NOT_ACTING = {"__post_init__", "__eq__", "__hash__", "__repr__", "asdict", "replace", "_asdict_inner", "deepcopy"}
+NOT_ACTING = {
+    "__post_init__",
+    "__eq__",
+    "__hash__",
+    "__repr__",
+    "asdict",
+    "replace",
+    "_asdict_inner",
+    "deepcopy",
+}
 """Functions that read a field only to check, compare or copy it."""
 
 
@@ -68,10 +77,10 @@ def _merely_checked() -> bool:
 
 def live_through(recipe: Recipe, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Do all that jobs/train.py does with a recipe, but in this process and without starting Ray."""
-    monkeypatch.setattr(nn.Module, "compile", lambda self, **options: None)
+    monkeypatch.setattr(nn.Module, "compile", MagicMock())
     monkeypatch.setattr(ray.data, "read_datasource", MagicMock())
     source = locate(recipe.data.source)
-    manifest = index(source, shards_of(source), None, lambda done, total: None).usable()
+    manifest = index(source, shards_of(source)).usable()
     plan = plan_of(recipe, len(manifest))
     pool = recipe.data.pool(spare_cpus=2)
     micro_batches(MagicMock(), plan, 0, recipe.train.micro_batches, pool, recipe.train.workers)
@@ -82,14 +91,18 @@ def live_through(recipe: Recipe, folder: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
 def test_every_field_is_read_by_something(
-    name: str, reads: set[tuple[str, str]], video_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    reads: set[tuple[str, str]],
+    video_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     recipe = RECIPES[name]()
     small = replace(
         recipe,
         data=replace(recipe.data, source=str(video_folder)),
         optim=replace(recipe.optim, warmup_steps=1),
-        train=replace(recipe.train, steps=2, global_batch=2, micro_batch=2, checkpoint_every=1),
+        train=replace(recipe.train, steps=2, global_batch=2, micro_batch=2, checkpoint_every=1, precision="fp32"),
     )
     reads.clear()
     live_through(small, tmp_path, monkeypatch)

@@ -9,7 +9,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "platform" / "headrace"
-RAY_ROOMS = ("platform/headrace/cluster/", "jobs/", "data_pipelines/", "tune_spaces/", "benchmarks/", "tests/")
+RAY_ROOMS = (
+    "platform/headrace/cluster/",
+    "jobs/",
+    "data_pipelines/",
+    "tune_spaces/",
+    "benchmarks/",
+    "tests/",
+)
 SOURCES = sorted(
     path
     for folder in ("platform", "jobs", "data_pipelines", "tune_spaces", "benchmarks")
@@ -58,7 +65,10 @@ def test_ray_stays_in_its_rooms() -> None:
     [
         ("data", ("torch", "headrace.models", "headrace.train", "headrace.cluster", "headrace.observe")),
         ("layers", ("headrace.models", "headrace.train", "headrace.data", "headrace.cluster")),
-        ("models", ("headrace.train", "headrace.data", "headrace.cluster", "headrace.observe", "headrace.optim")),
+        (
+            "models",
+            ("headrace.train", "headrace.data", "headrace.cluster", "headrace.observe", "headrace.optim"),
+        ),
         ("augment", ("headrace.train", "headrace.models", "headrace.cluster")),
         ("optim", ("headrace.train", "headrace.models.hjepa", "headrace.cluster", "headrace.data")),
         ("observe", ("torch", "headrace.train", "headrace.models", "headrace.cluster")),

@@ -12,6 +12,9 @@ from headrace.optim import OptimConfig
 from headrace.recipe import Recipe
 from headrace.train.config import CompileConfig, TrainConfig
 
+TINY = HJepaConfig(patch_size=12, width=192, depth=6, heads=3, predictor_width=96, predictor_depth=3, predictor_heads=3)
+"""An encoder of 2.7 million parameters."""
+
 
 def hjepa_vits() -> Recipe:
     """ViT-S/16 at 224 pixels, compiled BF16: the recipe for a GPU and a folder of videos."""
@@ -32,7 +35,13 @@ def hjepa_tiny() -> Recipe:
     return Recipe(
         name="hjepa_tiny",
         model=HJepaConfig(
-            patch_size=12, width=192, depth=6, heads=3, predictor_width=96, predictor_depth=3, predictor_heads=3
+            patch_size=12,
+            width=192,
+            depth=6,
+            heads=3,
+            predictor_width=96,
+            predictor_depth=3,
+            predictor_heads=3,
         ),
         data=DataConfig(height=128, width=128, sampling=SamplingConfig(frames=2)),
         augment=AugmentConfig(height=96, width=96),
@@ -50,14 +59,33 @@ def demo() -> Recipe:
 
 
 def hjepa_cifar() -> Recipe:
-    """CIFAR-10 at its native 32 pixels, patch 4: an 8 x 8 grid. Needs --data.source."""
+    """CIFAR-10 at its native 32 pixels on a CPU: patch 8, small enough to learn in minutes. Needs --data.source."""
     base = hjepa_tiny()
+    model = HJepaConfig(
+        patch_size=8,
+        width=128,
+        depth=4,
+        heads=4,
+        predictor_width=96,
+        predictor_depth=2,
+        predictor_heads=4,
+        context_quantile=0.8,
+        momentum=(0.99, 1.0),
+    )
     return replace(
         base,
         name="hjepa_cifar",
-        model=replace(base.model, patch_size=4),
+        model=model,
         data=replace(base.data, height=32, width=32, sampling=SamplingConfig(frames=1)),
         augment=replace(base.augment, height=32, width=32),
-        optim=replace(base.optim, lr=1e-3, warmup_steps=100),
-        train=replace(base.train, steps=2000, global_batch=128, micro_batch=64, log_every=10, checkpoint_every=500),
+        optim=OptimConfig(lr=5e-4, warmup_steps=40, weight_decay=0.05, final_weight_decay=0.05, clip_norm=3.0),
+        train=replace(
+            base.train,
+            steps=1000,
+            global_batch=128,
+            micro_batch=64,
+            log_every=10,
+            checkpoint_every=250,
+            keep_checkpoints=9,
+        ),
     )

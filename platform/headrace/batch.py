@@ -67,9 +67,7 @@ class Batch:
 
     def __post_init__(self) -> None:
         if self.pixels.ndim != 5 or self.pixels.dtype != np.uint8:
-            raise ValueError(
-                f"pixels must be uint8 [B, T, H, W, C], got {self.pixels.dtype} {self.pixels.shape}"
-            )
+            raise ValueError(f"pixels must be uint8 [B, T, H, W, C], got {self.pixels.dtype} {self.pixels.shape}")
         samples, frames = self.pixels.shape[:2]
         expected = {
             "seed": (samples,),
@@ -103,9 +101,7 @@ class DeviceBatch:
         return len(self.seed)
 
 
-def fake_batch(
-    samples: int, frames: int, height: int, width: int, *, number: int = 0, classes: int = 2
-) -> Batch:
+def fake_batch(samples: int, frames: int, height: int, width: int, *, number: int = 0, classes: int = 2) -> Batch:
     """Return a batch of noise of the true shapes, so that any model can be tested with no data."""
     draws = np.random.default_rng(number)
     return Batch(

@@ -34,7 +34,8 @@ def hash64(*keys: Key) -> NDArray[np.uint64]:
 
 def uniform(*keys: Key) -> NDArray[np.float64]:
     """Return numbers in [0, 1) with 53 random bits, one for each element of the broadcast keys."""
-    return (hash64(*keys) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    bits: NDArray[np.uint64] = hash64(*keys) >> np.uint64(11)
+    return np.multiply(bits, 2.0**-53, dtype=np.float64)
 
 
 def integers(below: int | NDArray[np.integer], *keys: Key) -> NDArray[np.int64]:
@@ -75,13 +76,15 @@ def permute(index: NDArray[np.integer], size: int, *keys: Key) -> NDArray[np.int
             left, right = right, left ^ (hash64(key[walking], round_, right) & mask)
         value[walking] = (left << half) | right
         walking &= value >= np.uint64(size)
-    return value.astype(np.int64)
+    permuted: NDArray[np.int64] = value.astype(np.int64)
+    return permuted
 
 
 def _mix(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
     bits = (bits ^ (bits >> np.uint64(30))) * _MIX_1
     bits = (bits ^ (bits >> np.uint64(27))) * _MIX_2
-    return bits ^ (bits >> np.uint64(31))
+    mixed: NDArray[np.uint64] = bits ^ (bits >> np.uint64(31))
+    return mixed
 
 
 def _as_uint64(key: Key) -> NDArray[np.uint64]:

@@ -65,7 +65,8 @@ def load_recipe(path: Path, base: Recipe) -> Recipe:
     Raises:
         UserError: the file names a field that no longer exists, or lacks one.
     """
-    return _from_dict(base, json.loads(path.read_text()), str(path))
+    recipe: Recipe = _from_dict(base, json.loads(path.read_text()), str(path))
+    return recipe
 
 
 def replace_at(recipe: Config, path: str, value: Any) -> Config:

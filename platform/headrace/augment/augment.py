@@ -94,7 +94,7 @@ class Augment:
     def __call__(self, pixels: Tensor, seed: NDArray[np.int64]) -> Tensor:
         """Return [B, T, C, h, w] float32 of pixels [B, T, H, W, C] uint8 on the same device."""
         samples, frames, height, width, channels = pixels.shape
-        config, size = self.config, (self.config.height, self.config.width)
+        size = (self.config.height, self.config.width)
         clips = pixels.permute(0, 1, 4, 2, 3).reshape(samples, frames * channels, height, width)
         clips = clips.float().div_(255.0)
         if self.training:
@@ -125,7 +125,12 @@ class Augment:
         return _crop_matrix(left, top, crop_width, crop_height, mirror, (config.height, config.width))
 
     def _colour(
-        self, images: Tensor, frames: int, seed: NDArray[np.int64], name: str, adjust: Callable[[Tensor, Tensor], Tensor]
+        self,
+        images: Tensor,
+        frames: int,
+        seed: NDArray[np.int64],
+        name: str,
+        adjust: Callable[[Tensor, Tensor], Tensor],
     ) -> Tensor:
         strength: float = getattr(self.config, name)
         if not strength:

@@ -53,7 +53,7 @@ class MicroBatchNumbers(Datasource):
     def estimate_inmemory_data_size(self) -> int:
         return 8 * (self._last - self._first)
 
-    def get_read_tasks(self, parallelism: int, *_: object, **__: object) -> list[ReadTask]:
+    def get_read_tasks(self, *_: object, **__: object) -> list[ReadTask]:
         """Return few tasks that each give many blocks: their number must not grow with the run."""
         starts = range(self._first, self._last, NUMBERS_PER_TASK)
         return [self._task(start, min(start + NUMBERS_PER_TASK, self._last)) for start in starts]

@@ -11,7 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Literal
@@ -63,7 +63,7 @@ class Outcome:
 
 
 def see_through(
-    fit: Callable[[], object], run: Path, steps: int, watch: Callable[[Callable[[], bool]], None]
+    fit: Callable[[], object], run: Path, steps: int, watch: Callable[[Callable[[], bool]], object]
 ) -> Outcome:
     """Run `fit` in the background while `watch` displays it; write down how it ended.
 
@@ -101,7 +101,15 @@ def _write_end(run: Path, steps: int, error: BaseException | None) -> Outcome:
         (run / ERROR_FILE).write_text("".join(traceback.format_exception(error)))
         outcome = Outcome("failed", step, reason_of(error))
     with MetricsWriter(run / METRICS_FILE) as metrics:
-        metrics.write({"kind": "end", "time": time.time(), **asdict(outcome)})  # type: ignore[typeddict-item]
+        metrics.write(
+            {
+                "kind": "end",
+                "time": time.time(),
+                "step": step,
+                "outcome": outcome.outcome,
+                "message": outcome.message,
+            }
+        )
     return outcome
 
 

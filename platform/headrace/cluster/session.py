@@ -35,7 +35,8 @@ class RaySession:
         self.manifest_digest = manifest_digest
 
     def batches(self, first: int) -> BatchStream:
-        """Return this rank's share of the stream, which starts at micro-batch `first` (see `trainer.py`)."""
+        """Return this rank's share of the stream, which `trainer.py` built to start at `first`."""
+        del first  # both read it from the newest checkpoint; the feed checks what comes
         shard = ray.train.get_dataset_shard(STREAM)
         blocks = shard.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1)
         return (from_row(block) for block in blocks)

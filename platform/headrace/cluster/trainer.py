@@ -1,9 +1,9 @@
 """A recipe on Ray Train: who runs where, what happens when one dies.
 
-    TorchTrainer
-      stream     evaluated at every start of the workers, also after a failure: it begins where the newest
-                 checkpoint stands, and spans all epochs to the last step
-      workers    n processes, one device each, torch.distributed between them; each runs `train`
+TorchTrainer
+  stream     evaluated at every start of the workers, also after a failure: it begins where the newest
+             checkpoint stands, and spans all epochs to the last step
+  workers    n processes, one device each, torch.distributed between them; each runs `train`
 """
 
 from __future__ import annotations

@@ -61,13 +61,9 @@ class DemoConfig:
                 f"samples_per_shard={self.samples_per_shard}"
             )
         if min(self.width, self.height) < 32 or self.width % 2 or self.height % 2:
-            raise UserError(
-                f"demo clips must be even and at least 32 pixels a side, got {self.width}x{self.height}"
-            )
+            raise UserError(f"demo clips must be even and at least 32 pixels a side, got {self.width}x{self.height}")
         if self.fps < 1 or not 1 <= self.frames <= 100_000:
-            raise UserError(
-                f"demo clips need at least one frame, got seconds={self.seconds} at fps={self.fps}"
-            )
+            raise UserError(f"demo clips need at least one frame, got seconds={self.seconds} at fps={self.fps}")
 
     @property
     def frames(self) -> int:
@@ -98,9 +94,7 @@ def make_demo_shards(
 
     foreign = sorted(path.name for path in directory.glob("*.tar") if not path.name.startswith(f"{_PREFIX}-"))
     if foreign:
-        raise UserError(
-            f"{directory} holds {foreign[0]}, which is no demo data; give the demo a folder of its own"
-        )
+        raise UserError(f"{directory} holds {foreign[0]}, which is no demo data; give the demo a folder of its own")
     (directory / _RECORD).unlink(missing_ok=True)
     for old in directory.glob(f"{_PREFIX}-*.tar"):
         old.unlink()
@@ -125,9 +119,7 @@ def demo_sample(config: DemoConfig, index: int) -> dict[str, bytes]:
     the first frame, as a GPS receiver gives them.
     """
     scene = street_scene(config.seed, index)
-    frames = scene_frames(
-        scene, width=config.width, height=config.height, fps=config.fps, frames=config.frames
-    )
+    frames = scene_frames(scene, width=config.width, height=config.height, fps=config.fps, frames=config.frames)
     return {
         "mp4": encode_video(np.stack(list(frames)), config.fps, gop=48, b_frames=3),
         "json": json.dumps(_metadata(scene, config), sort_keys=True).encode(),

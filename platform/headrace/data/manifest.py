@@ -135,7 +135,8 @@ class Manifest:
     @cached_property
     def seconds(self) -> NDArray[np.float64]:
         """Return the length of each sample [rows]; 0 for images."""
-        return self.table["seconds"].to_numpy()
+        seconds: NDArray[np.float64] = self.table["seconds"].to_numpy()
+        return seconds
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
@@ -147,7 +148,8 @@ class Manifest:
     def labels(self) -> NDArray[np.int64]:
         """Return each sample's class as an index into `classes` [rows], -1 where there is none."""
         index = pc.index_in(self.table["label"], pa.array(self.classes, pa.string()))
-        return pc.fill_null(index, -1).to_numpy().astype(np.int64)
+        labels: NDArray[np.int64] = pc.fill_null(index, -1).to_numpy().astype(np.int64)
+        return labels
 
     @cached_property
     def digest(self) -> str:
@@ -162,8 +164,10 @@ class Manifest:
 
     def shards(self) -> dict[str, StoredFile]:
         """Return the shards as they were when they were indexed, by path."""
-        columns = self.table.select(["shard", "shard_size", "shard_mtime_ns"]).group_by("shard").aggregate(
-            [("shard_size", "max"), ("shard_mtime_ns", "max")]
+        columns = (
+            self.table.select(["shard", "shard_size", "shard_mtime_ns"])
+            .group_by("shard")
+            .aggregate([("shard_size", "max"), ("shard_mtime_ns", "max")])
         )
         rows = zip(*(columns[name].to_pylist() for name in columns.column_names), strict=True)
         return {path: StoredFile(path, size, mtime) for path, size, mtime in rows}
@@ -219,5 +223,7 @@ def _places(source: str) -> list[Path]:
     if storage.is_remote(source):
         return [cache]
     path = Path(source)
-    beside = path.parent / ".headrace" / f"{path.name}.parquet" if path.is_file() else path / ".headrace/manifest.parquet"
+    beside = (
+        path.parent / ".headrace" / f"{path.name}.parquet" if path.is_file() else path / ".headrace/manifest.parquet"
+    )
     return [beside, cache]

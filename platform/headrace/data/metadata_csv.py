@@ -98,9 +98,7 @@ def filter_rows(table: Table, where: Sequence[str]) -> list[Row]:
         kept = [row for row in rows if row[column].strip() == value]
         if not kept:
             common = [repr(text) for text, _ in Counter(row[column] for row in rows).most_common(5)]
-            raise UserError(
-                f"--where {condition} leaves no row of {table.path}; there is {', '.join(common)}"
-            )
+            raise UserError(f"--where {condition} leaves no row of {table.path}; there is {', '.join(common)}")
         rows = kept
     if not rows:
         raise UserError(f"{table.path} has a header but no rows")
@@ -136,9 +134,7 @@ def join_rows(table: Table, rows: Sequence[Row], paths: Iterable[str], key_colum
         if not found:
             without_file.append(row[key_column])
         elif found[0] in joined:
-            raise UserError(
-                f"two rows of {table.path} are about {found[0]}; keep one, or choose rows with --where"
-            )
+            raise UserError(f"two rows of {table.path} are about {found[0]}; keep one, or choose rows with --where")
         else:
             joined[found[0]] = row
     if not joined:

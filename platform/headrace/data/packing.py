@@ -53,9 +53,7 @@ class ShardPlan:
     items: tuple[Item, ...]
 
 
-def join_table(
-    files: Sequence[MediaFile], table: Table, *, key_column: str | None, where: Sequence[str]
-) -> Join:
+def join_table(files: Sequence[MediaFile], table: Table, *, key_column: str | None, where: Sequence[str]) -> Join:
     """Choose the table's rows and find their files (see `headrace.data.metadata_csv`)."""
     return join_rows(table, filter_rows(table, where), [file.path for file in files], key_column)
 
@@ -136,9 +134,7 @@ def write_plan(source: str, directory: Path, plan: ShardPlan) -> int:
     Raises:
         RunError: a file cannot be read.
     """
-    return write_shard(
-        directory / shard_name(_PREFIX, plan.number), _samples(source, plan.items), replace=True
-    )
+    return write_shard(directory / shard_name(_PREFIX, plan.number), _samples(source, plan.items), replace=True)
 
 
 def _samples(source: str, items: Sequence[Item]) -> Iterator[tuple[str, dict[str, bytes]]]:
@@ -185,9 +181,7 @@ def check_output(output: Path, *, overwrite: bool) -> None:
     if foreign:
         raise UserError(f"{output} holds {foreign[0]}, which packing did not write; choose another folder")
     if present and not overwrite:
-        raise UserError(
-            f"{output} holds {len(present)} shards already; choose another folder, or --overwrite them"
-        )
+        raise UserError(f"{output} holds {len(present)} shards already; choose another folder, or --overwrite them")
 
 
 def _tars(directory: Path) -> list[str]:
@@ -206,9 +200,7 @@ def _keys(paths: Sequence[str]) -> list[str]:
     taken: dict[str, str] = {}
     for path, key in zip(paths, keys, strict=True):
         if key in taken:
-            raise UserError(
-                f"{taken[key]!r} and {path!r} would both have the key {key!r}; rename one of them"
-            )
+            raise UserError(f"{taken[key]!r} and {path!r} would both have the key {key!r}; rename one of them")
         taken[key] = path
     return keys
 

@@ -1,6 +1,6 @@
 """Number of a micro-batch -> Batch. All that a decode actor does, in plain Python.
 
-    number -> positions -> order -> rows -> bytes -> frame times -> decoder -> one slot of the batch
+number -> positions -> order -> rows -> bytes -> frame times -> decoder -> one slot of the batch
 """
 
 from __future__ import annotations

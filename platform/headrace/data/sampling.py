@@ -86,9 +86,7 @@ def _uniform_times(frames: int, seconds: float, seed: int, *, jitter: bool) -> N
     return times
 
 
-def _clip_times(
-    frames: int, stride_seconds: float, seconds: float, seed: int, *, jitter: bool
-) -> NDArray[np.float64]:
+def _clip_times(frames: int, stride_seconds: float, seconds: float, seed: int, *, jitter: bool) -> NDArray[np.float64]:
     room = max(0.0, seconds - (frames - 1) * stride_seconds)
     start = room * (float(uniform("frame_times", seed)) if jitter else 0.5)
     times: NDArray[np.float64] = np.minimum(start + np.arange(frames) * stride_seconds, seconds)

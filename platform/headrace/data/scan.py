@@ -22,7 +22,7 @@ from headrace.data.decode.probe import probe
 from headrace.data.failures import SampleError
 from headrace.data.manifest import Row
 from headrace.data.media import media_kind
-from headrace.data.storage import ByteRange, StoredFile
+from headrace.data.storage import ByteRange, Compression, StoredFile
 from headrace.errors import UserError
 
 COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -65,7 +65,7 @@ def scan_shard(source: str, shard: StoredFile) -> list[Row]:
         return [_failed(_empty_row(shard, shard.path), "empty shard", "it holds no video and no image")]
     rows, seen = [], set()
     for member in members:
-        row = _row(source, shard, member)
+        row = _row(shard, member)
         if row.key in seen:
             row = _failed(replace(row, key=f"{row.key}@{row.offset}"), "duplicate key", f"second {row.key!r}")
         seen.add(row.key)
@@ -84,7 +84,7 @@ class _Member:
     problem: str | None = None
 
 
-def _row(source: str, shard: StoredFile, member: _Member) -> Row:
+def _row(shard: StoredFile, member: _Member) -> Row:
     row = replace(
         _empty_row(shard, member.key),
         offset=member.bytes.offset,
@@ -142,9 +142,7 @@ def _tar_members(file: BinaryIO, location: str, prefix: str) -> Iterator[_Member
     yield from _tar_sample(file, location, f"{prefix}/{key}", group)
 
 
-def _tar_sample(
-    file: BinaryIO, location: str, key: str, group: dict[str, tarfile.TarInfo]
-) -> Iterator[_Member]:
+def _tar_sample(file: BinaryIO, location: str, key: str, group: dict[str, tarfile.TarInfo]) -> Iterator[_Member]:
     media = [info for extension, info in group.items() if media_kind(f"x.{extension}")]
     if not media:
         return
@@ -175,7 +173,7 @@ def _read_member(file: BinaryIO, info: tarfile.TarInfo) -> bytes:
 
 def _zip_members(file: BinaryIO, location: str) -> Iterator[_Member]:
     """List a zip's videos and images; the folder that holds one is its label only if a table says so."""
-    compressions = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflate"}
+    compressions: dict[int, Compression] = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflate"}
     with zipfile.ZipFile(file) as archive:
         for info in archive.infolist():
             if info.is_dir() or not media_kind(info.filename):
@@ -185,7 +183,7 @@ def _zip_members(file: BinaryIO, location: str) -> Iterator[_Member]:
                 yield _Member(info.filename, where, problem="compressed or encrypted in a way that is not read")
                 continue
             offset = info.header_offset + _zip_header_size(file, info.header_offset)
-            compression = "deflate" if info.compress_type == zipfile.ZIP_DEFLATED else "stored"
+            compression = compressions[info.compress_type]
             yield _Member(info.filename, ByteRange(location, offset, info.compress_size, compression))
 
 

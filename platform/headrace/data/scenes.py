@@ -133,9 +133,7 @@ class Scene:
         chord = metres * np.sinc(half_turn / math.pi)
         north, east = chord * np.cos(self.heading + half_turn), chord * np.sin(self.heading + half_turn)
         longitude_metres = _METRES_PER_DEGREE * math.cos(math.radians(self.latitude))
-        track = np.stack(
-            [self.latitude + north / _METRES_PER_DEGREE, self.longitude + east / longitude_metres], 1
-        )
+        track = np.stack([self.latitude + north / _METRES_PER_DEGREE, self.longitude + east / longitude_metres], 1)
         return np.round(track, 7)  # a centimetre
 
 
@@ -189,9 +187,7 @@ def street_scene(seed: int, index: int, *, roadwork: bool | None = None) -> Scen
 
 def _draw_roadwork(draws: _Draws, lanes: int, lane_width: float) -> Roadwork:
     side = 1 if draws.chance("work side", 0.7) else -1
-    closed = (
-        draws.between("closed", 0.75, 1.0) * lane_width if lanes > 1 else draws.between("closed", 1.1, 1.9)
-    )
+    closed = draws.between("closed", 0.75, 1.0) * lane_width if lanes > 1 else draws.between("closed", 1.1, 1.9)
     start = draws.between("work start", 7.0, 24.0)
     return Roadwork(
         side=side,
@@ -239,9 +235,7 @@ def _plot(draws: _Draws, kind: str, side: int, z: float, half_width: float) -> t
         length, setback = draws.between("length", 7.0, 12.0), draws.between("setback", 5.5, 10.0)
         height, color = draws.between("height", 3.2, 6.2), draws.choice("color", _WALL_COLORS)
         x = side * (half_width + setback)
-        house = Thing(
-            "house", x, z, draws.between("depth", 7, 10), height, length, color, draws.below("v", 4)
-        )
+        house = Thing("house", x, z, draws.between("depth", 7, 10), height, length, color, draws.below("v", 4))
         return [house], length + draws.between("garden", 3.0, 9.0)
     if kind == "tree":
         height, setback = draws.between("height", 4.0, 10.0), draws.between("setback", 2.6, 14.0)

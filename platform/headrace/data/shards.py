@@ -107,9 +107,7 @@ class ShardWriter:
             self._shard = None
 
 
-def write_shard(
-    path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]], *, replace: bool = False
-) -> int:
+def write_shard(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]], *, replace: bool = False) -> int:
     """Write one whole shard of (key, members) pairs under the given name, or nothing at all.
 
     Returns:
@@ -186,9 +184,7 @@ class _OpenShard:
         self._partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         self._open = contextlib.ExitStack()
         self._file = self._open.enter_context(self._partial.open("wb"))
-        self._tar = self._open.enter_context(
-            tarfile.TarFile(fileobj=self._file, mode="w", format=tarfile.PAX_FORMAT)
-        )
+        self._tar = self._open.enter_context(tarfile.TarFile(fileobj=self._file, mode="w", format=tarfile.PAX_FORMAT))
 
     def write(self, key: str, members: Mapping[str, bytes]) -> None:
         for extension in sorted(members):

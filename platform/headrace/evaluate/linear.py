@@ -88,9 +88,7 @@ def _minimise(inputs: Tensor, labels: Tensor, classes: int, l2: float) -> tuple[
     penalty = F.pad(l2 / curvature, (0, 1))
 
     solution = torch.zeros(classes, data.shape[1], device=data.device, requires_grad=True)
-    solver = torch.optim.LBFGS(
-        [solution], max_iter=_MAX_STEPS, tolerance_grad=1e-5, line_search_fn="strong_wolfe"
-    )
+    solver = torch.optim.LBFGS([solution], max_iter=_MAX_STEPS, tolerance_grad=1e-5, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         solver.zero_grad()

@@ -37,8 +37,6 @@ class Attention(nn.Module):
         qkv = self.qkv(tokens).view(images, count, 3, self.heads, width // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         mask = None if readable is None else readable[:, None, None, :]
-        read = F.scaled_dot_product_attention(
-            rotate(query, rotation), rotate(key, rotation), value, attn_mask=mask
-        )
+        read = F.scaled_dot_product_attention(rotate(query, rotation), rotate(key, rotation), value, attn_mask=mask)
         out: Tensor = self.out(read.transpose(1, 2).reshape(images, count, width))
         return out

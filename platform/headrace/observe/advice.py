@@ -83,9 +83,7 @@ def feeding(steps: Sequence[StepRecord], cores: int | None = None) -> Feeding:
     """Return the balance over these steps; records without a time for their step are passed over."""
     timed = [step for step in steps if number(step, "step_seconds") > 0]
     seconds = [number(step, "step_seconds") for step in timed]
-    clips = [
-        _or_zero(number(step, "clips_per_second")) * time for step, time in zip(timed, seconds, strict=True)
-    ]
+    clips = [_or_zero(number(step, "clips_per_second")) * time for step, time in zip(timed, seconds, strict=True)]
     waited = sum(_or_zero(number(step, "wait_seconds")) for step in timed)
     costs = [number(step, "decode_cpu_seconds_per_clip") for step in timed]
     costed = [(count, cost) for count, cost in zip(clips, costs, strict=True) if cost > 0]
@@ -142,17 +140,13 @@ def _trainers_are_the_limit(balance: Feeding) -> Advice:
 
 def _decoders_are_the_limit(balance: Feeding, needed: int) -> Advice:
     remedy = f"raise {DECODERS_SETTING} from {balance.decoders} to {needed}"
-    cores = (
-        f" Each needs a core of its own: {needed} beside those that train." if balance.cores is None else ""
-    )
+    cores = f" Each needs a core of its own: {needed} beside those that train." if balance.cores is None else ""
     return Advice("decoders", _gap(balance), remedy, _load(balance, needed) + cores, balance)
 
 
 def _cores_are_the_limit(balance: Feeding, needed: int, cores: int) -> Advice:
     best = cores / balance.decode_seconds
-    remedy = (
-        f"that takes {plural(needed, 'core')}, there {_are(cores, '')}; add CPU machines or shrink the clips"
-    )
+    remedy = f"that takes {plural(needed, 'core')}, there {_are(cores, '')}; add CPU machines or shrink the clips"
     if balance.decoders < cores:
         remedy = f"raise {DECODERS_SETTING} from {balance.decoders} to {cores}, then add CPU machines"
     reasoning = (

@@ -156,10 +156,7 @@ def _line_svg(line: Line, plane: _Plane) -> str:
             continue
         points = [f"{plane.x(line.steps[i]):.1f} {plane.y(line.values[i]):.1f}" for i in range(low, high)]
         if line.base is not None:
-            back = [
-                f"{plane.x(line.steps[i]):.1f} {plane.y(line.base[i]):.1f}"
-                for i in reversed(range(low, high))
-            ]
+            back = [f"{plane.x(line.steps[i]):.1f} {plane.y(line.base[i]):.1f}" for i in reversed(range(low, high))]
             parts.append(f'<path class="area {line.colour}" d="M{"L".join(points + back)}Z"/>')
         elif len(points) == 1:
             parts.append(f'<path class="dot {line.colour}" d="M{points[0]}h0"/>')
@@ -232,8 +229,7 @@ def _read(value: float) -> str:
 
 def _y_labels(levels: list[tuple[float, str]], plane: _Plane) -> str:
     return "".join(
-        f'<span style="top:{100 * plane.y(level) / HEIGHT:.2f}%">{escape(text)}</span>'
-        for level, text in levels
+        f'<span style="top:{100 * plane.y(level) / HEIGHT:.2f}%">{escape(text)}</span>' for level, text in levels
     )
 
 

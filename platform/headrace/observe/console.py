@@ -61,9 +61,7 @@ class LiveConsole:
         clock: seconds, only ever growing.
     """
 
-    def __init__(
-        self, name: str, starting: str, console: Console, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, name: str, starting: str, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._name, self._waiting_for = name, f"starting {starting}"
         self._clock = clock
         self._since = clock()  # when the newest record came, or the wait began
@@ -196,9 +194,7 @@ def _details(step: StepRecord, history: History, width: int) -> Table:
     queue = number(step, "queue")
     failed = history.failed_samples
     failures = (
-        f"{plural(failed, 'sample')} ({percent(failed / max(number(step, 'position'), 1))})"
-        if failed
-        else "none"
+        f"{plural(failed, 'sample')} ({percent(failed / max(number(step, 'position'), 1))})" if failed else "none"
     )
     saved = f"step {history.checkpoints[-1]['step']:,}" if history.checkpoints else "none yet"
     left = [

@@ -89,8 +89,6 @@ def one_line(text: object, limit: int = 200) -> str:
 
     Names of samples come from archives: they may hold terminal escapes, or bytes that are no UTF-8.
     """
-    shown = "".join(
-        c if c.isprintable() else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in str(text)
-    )
+    shown = "".join(c if c.isprintable() else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in str(text))
     shown = " ".join(shown.split())
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"

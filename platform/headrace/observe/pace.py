@@ -18,9 +18,7 @@ def recent(history: History) -> list[StepRecord]:
 
     Without the first, which compiles and fills the queues, unless there is no other.
     """
-    session = list(
-        itertools.takewhile(history.in_session, itertools.islice(reversed(history.steps), RECENT_RECORDS))
-    )
+    session = list(itertools.takewhile(history.in_session, itertools.islice(reversed(history.steps), RECENT_RECORDS)))
     steady = [step for step in reversed(session) if not history.is_warm_up(step)]
     return steady or session or list(history.steps)[-1:]
 

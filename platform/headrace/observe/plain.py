@@ -27,9 +27,7 @@ class PlainConsole:
         clock: seconds, only ever growing.
     """
 
-    def __init__(
-        self, starting: str, file: TextIO | None = None, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, starting: str, file: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._file = file if file is not None else sys.stdout
         self._clock = clock
         self._told_step_at = self._told_advice_at = -float("inf")
@@ -90,9 +88,7 @@ def _start_line(start: StartRecord) -> str:
 def workers_on(start: StartRecord) -> str:
     """Return who trains: 2 workers on cpu."""
     workers = number(start, "workers")
-    return (
-        f"{plural(int(workers) if workers > 0 else 1, 'worker')} on {one_line(start.get('device', '?'), 20)}"
-    )
+    return f"{plural(int(workers) if workers > 0 else 1, 'worker')} on {one_line(start.get('device', '?'), 20)}"
 
 
 def _step_line(step: StepRecord, history: History) -> str:

@@ -158,9 +158,7 @@ def _learning(history: History) -> str:
 def _failures(history: History) -> str:
     if not history.failures:
         return ""
-    reasons = [
-        (escape(one_line(reason, 80)), f"{count:,}") for reason, count in history.failures.most_common(20)
-    ]
+    reasons = [(escape(one_line(reason, 80)), f"{count:,}") for reason, count in history.failures.most_common(20)]
     rows = [
         tuple(escape(one_line(row.get(name, ""))) for name in ("key", "shard", "reason", "message"))
         for row in history.failure_rows
@@ -202,16 +200,8 @@ def _going_on(run: Path, history: History) -> str:
         "<section><h2>Reproducing</h2>"
         f'<p class="note">To go on from the newest checkpoint, or to evaluate it:</p>'
         f"<pre>python jobs/train.py --resume {folder}\npython jobs/evaluate.py {folder}</pre>"
-        + (
-            f"<details><summary>The recipe as it ran</summary><pre>{_printable(text)}</pre></details>"
-            if text
-            else ""
-        )
-        + (
-            f"<details open><summary>Versions</summary>{_table((), versions, 'short')}</details>"
-            if versions
-            else ""
-        )
+        + (f"<details><summary>The recipe as it ran</summary><pre>{_printable(text)}</pre></details>" if text else "")
+        + (f"<details open><summary>Versions</summary>{_table((), versions, 'short')}</details>" if versions else "")
         + "</section>"
     )
 

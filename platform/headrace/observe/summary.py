@@ -36,9 +36,7 @@ def summary_lines(history: History, where: str = "") -> list[tuple[str, str]]:
     if history.failed_samples:
         lines.append(("failures", failures_text(history)))
     if history.restarts:
-        lines.append(
-            ("restarts", f"{len(history.restarts)}, the last from step {history.restarts[-1]['step']:,}")
-        )
+        lines.append(("restarts", f"{len(history.restarts)}, the last from step {history.restarts[-1]['step']:,}"))
     if history.checkpoints:
         lines.append(("checkpoint", one_line(history.checkpoints[-1].get("path", ""))))
     if where:
@@ -52,9 +50,7 @@ def failures_text(history: History) -> str:
     samples = number(history.last or {}, "position")
     if samples > 0:
         text += f" ({percent(history.failed_samples / samples)})"
-    reasons = ", ".join(
-        f"{count} x {one_line(reason, 60)}" for reason, count in history.failures.most_common(3)
-    )
+    reasons = ", ".join(f"{count} x {one_line(reason, 60)}" for reason, count in history.failures.most_common(3))
     return f"{text}: {reasons}" if reasons else text
 
 

@@ -10,10 +10,13 @@ workers can read them. There is no random state to save: every draw is a functio
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import warnings
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +53,7 @@ class Progress:
 
 def newest(run: Path) -> Path | None:
     """Return the run's newest complete checkpoint."""
-    found = [path for path in _complete(run / FOLDER)]
+    found = _complete(run / FOLDER)
     return found[-1] if found else None
 
 
@@ -74,7 +77,8 @@ def save(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
         barrier()
-        dcp.save(_state(model, optimizer), checkpoint_id=partial, no_dist=not dist.is_initialized())
+        with _alone_without_warning() as alone:
+            dcp.save(_state(model, optimizer), checkpoint_id=partial, no_dist=alone)
         if _rank() == 0:
             (partial / "progress.json").write_text(json.dumps(asdict(progress)) + "\n")
             _flush(partial)
@@ -97,7 +101,8 @@ def load(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -
     """
     state = _state(model, optimizer)
     try:
-        dcp.load(state, checkpoint_id=checkpoint, no_dist=not dist.is_initialized())
+        with _alone_without_warning() as alone:
+            dcp.load(state, checkpoint_id=checkpoint, no_dist=alone)
     except (dcp.api.CheckpointException, RuntimeError, ValueError) as error:
         raise UserError(f"{checkpoint} does not fit this recipe's model: {_last_line(error)}") from error
     set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
@@ -111,7 +116,8 @@ def load_model(checkpoint: Path, model: nn.Module) -> None:
     """
     state = {"model": model.state_dict()}
     try:
-        dcp.load(state, checkpoint_id=checkpoint, no_dist=True)
+        with _alone_without_warning():
+            dcp.load(state, checkpoint_id=checkpoint, no_dist=True)
     except (dcp.api.CheckpointException, RuntimeError, ValueError) as error:
         raise UserError(f"{checkpoint} does not fit this recipe's model: {_last_line(error)}") from error
     model.load_state_dict(state["model"])
@@ -138,6 +144,14 @@ def _flush(folder: Path) -> None:
                 os.fsync(handle)
             finally:
                 os.close(handle)
+
+
+@contextlib.contextmanager
+def _alone_without_warning() -> Iterator[bool]:
+    """Say whether this process is alone; torch warns of it at every save and load."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield not dist.is_initialized()
 
 
 def _rank() -> int:

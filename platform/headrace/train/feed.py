@@ -110,9 +110,10 @@ class Feed:
     def _offer(self, item: _Staged | BaseException | None) -> None:
         while not self._closed.is_set():
             try:
-                return self._ready.put(item, timeout=0.1)
+                self._ready.put(item, timeout=0.1)
             except queue.Full:
                 continue
+            return
 
     def _stage(self, batch: Batch) -> _Staged:
         host = _as_tensor(batch.pixels)

@@ -45,17 +45,13 @@ def train(recipe: Recipe, session: Session) -> Progress:
     progress.manifest_digest = session.manifest_digest
 
     first = first_micro_batch(progress.position, recipe.train.micro_batch)
-    feed = Feed(
-        session.batches(first), first + session.rank, session.world_size, session.device, recipe.train.queue
-    )
+    feed = Feed(session.batches(first), first + session.rank, session.world_size, session.device, recipe.train.queue)
     scribe = Scribe(recipe, session)
     scribe.start(progress, sum(p.numel() for p in trainable.objective.parameters() if p.requires_grad))
     meter, stop = Meter(session.device), False
     with feed, scribe:
         while progress.step < recipe.train.steps and not stop:
-            result = train_step(
-                trainable, feed, progress.step, (recipe.seed, session.rank), recipe.train, recipe.optim
-            )
+            result = train_step(trainable, feed, progress.step, (recipe.seed, session.rank), recipe.train, recipe.optim)
             progress.step += 1
             progress.position += recipe.train.global_batch
             meter.add(result)

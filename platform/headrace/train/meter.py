@@ -18,7 +18,7 @@ from headrace.train.parallel import sum_over_ranks
 from headrace.train.step import StepResult
 
 BUDGET_GRACE = 1000
-"""The failure budget counts as if at least this many samples had been seen: one bad clip in the first ten is no 10 %."""
+"""The failure budget counts as if at least so many samples had been seen: one bad clip in the first ten is no 10 %."""
 
 ACTORS_SEEN = 64
 """Micro-batches over which a rank counts who decoded them; each rank gets some from every actor."""
@@ -70,7 +70,18 @@ class Meter:
         sums = torch.tensor([clips, len(self.new_failures), int(stop)], dtype=torch.float64)
         total = sum_over_ranks(torch.cat([means / world_size, sums]).to(self.device)).tolist()
 
-        names = ["loss", *extra_names, "wait", "step", "decode", "ready", "memory", "clips", "failures", "stop"]
+        names = [
+            "loss",
+            *extra_names,
+            "wait",
+            "step",
+            "decode",
+            "ready",
+            "memory",
+            "clips",
+            "failures",
+            "stop",
+        ]
         mean = dict(zip(names, total, strict=True))
         record = {
             "loss": mean["loss"],

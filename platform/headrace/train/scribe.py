@@ -8,13 +8,13 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import torch
 from typing_extensions import Self
 
 from headrace.batch import Failure
-from headrace.observe.records import METRICS_FILE, MetricsWriter, read_records
+from headrace.observe.records import METRICS_FILE, MetricsWriter, Record, read_records
 from headrace.recipe import Recipe
 from headrace.train.checkpoint import Progress
 from headrace.train.session import Session
@@ -113,7 +113,7 @@ class Scribe:
 
     def _write(self, record: dict[str, Any]) -> None:
         if self._metrics is not None:
-            self._metrics.write({"time": time.time(), **record})  # type: ignore[typeddict-item]
+            self._metrics.write(cast("Record", {"time": time.time(), **record}))
 
 
 def _attempt(run: Path) -> int:

@@ -84,7 +84,13 @@ def test_evaluation_is_plain() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"crop_scale": (0.0, 1.0)}, {"crop_scale": (0.9, 0.5)}, {"flip": 1.5}, {"std": (1.0, 0.0, 1.0)}, {"height": 0}],
+    [
+        {"crop_scale": (0.0, 1.0)},
+        {"crop_scale": (0.9, 0.5)},
+        {"flip": 1.5},
+        {"std": (1.0, 0.0, 1.0)},
+        {"height": 0},
+    ],
 )
 def test_impossible_settings(settings: dict[str, object]) -> None:
     with pytest.raises(UserError):

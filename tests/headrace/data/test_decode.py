@@ -70,14 +70,10 @@ CLIPS = {
     "h264 in ts": ClipSpec("mpegts", options=_x264()),
     "h264 in flv": ClipSpec("flv", options=_x264()),
     "h264 in mkv": ClipSpec("matroska", options=_x264()),
-    "h264 in fragmented mp4": ClipSpec(
-        options=_x264(), container_options={"movflags": "frag_keyframe+empty_moov"}
-    ),
+    "h264 in fragmented mp4": ClipSpec(options=_x264(), container_options={"movflags": "frag_keyframe+empty_moov"}),
     "vp8 in webm": ClipSpec("webm", codec="libvpx", options=_VP9 | {"deadline": "good"}),
     "vp9 in webm": ClipSpec("webm", codec="libvpx-vp9", options=_VP9),
-    "variable frame rate": ClipSpec(
-        times=[40 * n + 13 * (n % 3) + 300 * (n > 30) for n in range(60)], options=_x264()
-    ),
+    "variable frame rate": ClipSpec(times=[40 * n + 13 * (n % 3) + 300 * (n > 30) for n in range(60)], options=_x264()),
     "starts at 5 s": ClipSpec(times=[40 * n + 5000 for n in range(60)], options=_x264()),
     "starts before 0, in mkv": ClipSpec("matroska", times=[40 * n - 80 for n in range(60)], options=_x264()),
     "rotated 90": ClipSpec(rotation=90),
@@ -460,9 +456,7 @@ def test_random_damage_to_an_image_never_escapes_the_typed_errors() -> None:
             data = np.frombuffer(_image_file(format), np.uint8).copy()
             data[rng.integers(0, min(len(data), 400), 5)] = rng.integers(0, 256, 5)
             try:
-                build_decoder("auto").decode(
-                    io.BytesIO(data.tobytes()), np.zeros(1), np.zeros((1, 8, 8, 3), np.uint8)
-                )
+                build_decoder("auto").decode(io.BytesIO(data.tobytes()), np.zeros(1), np.zeros((1, 8, 8, 3), np.uint8))
             except SampleError:
                 continue
 
@@ -501,9 +495,7 @@ def test_a_decoder_imports_no_heavy_library(name: str) -> None:
 
 
 DATA = Path(os.environ.get("HEADRACE_DATA", Path(__file__).parents[4] / "shared" / "data")) / "videos"
-needs_data = pytest.mark.skipif(
-    not DATA.is_dir(), reason="real clips are not here; HEADRACE_DATA names their folder"
-)
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="real clips are not here; HEADRACE_DATA names their folder")
 
 
 def _real_files(*folders: str) -> list[str]:
@@ -514,9 +506,7 @@ def _real_files(*folders: str) -> list[str]:
     return [file for file in files if file.split("/")[0] in folders]
 
 
-def _plain_decode(
-    data: bytes, height: int, width: int
-) -> tuple[NDArray[np.float64], dict[int, NDArray[np.uint8]]]:
+def _plain_decode(data: bytes, height: int, width: int) -> tuple[NDArray[np.float64], dict[int, NDArray[np.uint8]]]:
     """Return times [N] and, by index, the scaled pictures of a decode from start to end."""
     pictures, ticks = [], []
     scaler = FrameScaler(Limits())

@@ -50,9 +50,7 @@ def test_shards_hold_videos_with_labels_and_tracks(tmp_path: Path) -> None:
     assert seen == [(number, 5) for number in range(1, 6)]
     with tarfile.open(shards[0]) as tar:
         members = {info.name: read(tar, info) for info in tar}
-    assert sorted(members) == [
-        f"00000{n}.{extension}" for n in (0, 1) for extension in ("cls", "json", "mp4")
-    ]
+    assert sorted(members) == [f"00000{n}.{extension}" for n in (0, 1) for extension in ("cls", "json", "mp4")]
     for number in (0, 1):
         metadata = json.loads(members[f"00000{number}.json"])
         assert metadata["label"] == int(members[f"00000{number}.cls"]) == has_roadwork(0, number)

@@ -26,9 +26,7 @@ def test_epochs_and_seeds_differ() -> None:
 def test_it_does_not_matter_how_positions_are_grouped() -> None:
     order = Order(1000, 0)
     whole = order.rows(np.arange(990, 1030))
-    assert np.array_equal(
-        whole, np.concatenate([order.rows(np.arange(990, 1003)), order.rows(np.arange(1003, 1030))])
-    )
+    assert np.array_equal(whole, np.concatenate([order.rows(np.arange(990, 1003)), order.rows(np.arange(1003, 1030))]))
 
 
 def test_any_position_of_a_huge_run_is_as_cheap_as_the_first() -> None:
@@ -47,8 +45,6 @@ def test_reserve_is_repeatable_and_varied() -> None:
 
 
 def test_seeds_depend_on_run_position_and_key() -> None:
-    seeds = {
-        Order(10, run).seed_of(position, key) for run in (0, 1) for position in (0, 1) for key in ("a", "b")
-    }
+    seeds = {Order(10, run).seed_of(position, key) for run in (0, 1) for position in (0, 1) for key in ("a", "b")}
     assert len(seeds) == 8
     assert all(0 <= seed < 2**63 for seed in seeds)

@@ -19,7 +19,7 @@ from headrace.errors import UserError
 
 
 def indexed(source: Path) -> Manifest:
-    return index(str(source), shards_of(str(source)), Manifest.load(str(source)), lambda done, total: None)
+    return index(str(source), shards_of(str(source)), Manifest.load(str(source)))
 
 
 def tar_of(folder: Path, clip_bytes: list[bytes]) -> Path:
@@ -95,9 +95,7 @@ def test_broken_samples_are_kept_with_their_reason(video_folder: Path) -> None:
     assert "broken.mp4" not in {manifest.usable().key(row) for row in range(8)}
 
 
-def test_bad_metadata_and_repeated_keys_are_errors_of_the_sample(
-    tmp_path: Path, clip_bytes: list[bytes]
-) -> None:
+def test_bad_metadata_and_repeated_keys_are_errors_of_the_sample(tmp_path: Path, clip_bytes: list[bytes]) -> None:
     folder = tmp_path / "shards"
     folder.mkdir()
     with tarfile.open(folder / "a.tar", "w") as tar:
@@ -158,7 +156,7 @@ def test_a_read_only_source_is_indexed_in_the_cache(video_folder: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda folder: None, "holds no .tar"),
+        (lambda _: None, "holds no .tar"),
         (lambda folder: (folder / "readme.txt").write_text("x"), "1 other files"),
         (lambda folder: (folder / "a.tar").write_text("x" * 2000), "is no tar archive"),
         (lambda folder: (folder / "a.zip").write_text("x" * 2000), "is no zip archive"),

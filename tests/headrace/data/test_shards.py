@@ -11,12 +11,8 @@ from headrace.data.media import media_kind
 from headrace.data.shards import ShardWriter, check_key, write_shard
 from headrace.errors import UserError
 
-NAMES = st.text(
-    st.characters(exclude_characters="/.\\", exclude_categories=["Cc", "Cs"]), min_size=1, max_size=9
-)
-FOLDERS = st.text(
-    st.characters(exclude_characters="/\\", exclude_categories=["Cc", "Cs"]), min_size=1, max_size=9
-)
+NAMES = st.text(st.characters(exclude_characters="/.\\", exclude_categories=["Cc", "Cs"]), min_size=1, max_size=9)
+FOLDERS = st.text(st.characters(exclude_characters="/\\", exclude_categories=["Cc", "Cs"]), min_size=1, max_size=9)
 
 
 def read(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
@@ -33,9 +29,7 @@ def members_of(path: Path) -> dict[str, bytes]:
 def write_numbers(
     directory: Path, count: int, *, samples_per_shard: int = 1000, bytes_per_shard: int = 2**20
 ) -> list[Path]:
-    with ShardWriter(
-        directory, samples_per_shard=samples_per_shard, bytes_per_shard=bytes_per_shard
-    ) as writer:
+    with ShardWriter(directory, samples_per_shard=samples_per_shard, bytes_per_shard=bytes_per_shard) as writer:
         for number in range(count):
             writer.write(f"clip/{number:03d}", {"mp4": bytes([number]) * 100, "cls": b"1", "json": b"{}"})
     return writer.paths

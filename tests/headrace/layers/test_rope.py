@@ -38,9 +38,7 @@ def test_equals_the_definition(grid: tuple[int, int], size: int) -> None:
     for token in range(rows * columns):
         row, column = divmod(token, columns)
         for image in range(2):
-            expected = naive_rotate(
-                queries[image, 0, token].tolist(), centre(row, rows), centre(column, columns)
-            )
+            expected = naive_rotate(queries[image, 0, token].tolist(), centre(row, rows), centre(column, columns))
             torch.testing.assert_close(turned[image, 0, token], torch.tensor(expected), atol=1e-5, rtol=1e-5)
 
 

@@ -31,9 +31,7 @@ def naive_attention(module: Attention, tokens: Tensor, rotation: Rotation, reada
 
 
 @pytest.mark.parametrize(("width", "heads", "grid"), [(12, 1, (3, 3)), (24, 3, (1, 7)), (40, 5, (4, 5))])
-def test_attention_equals_the_formula_with_its_gradients(
-    width: int, heads: int, grid: tuple[int, int]
-) -> None:
+def test_attention_equals_the_formula_with_its_gradients(width: int, heads: int, grid: tuple[int, int]) -> None:
     module = Attention(width, heads).double()
     rope = AxialRope(grid, width // heads).double()
     tokens = torch.randn(3, grid[0] * grid[1], width, dtype=torch.float64, requires_grad=True)

@@ -10,9 +10,7 @@ import pytest
 from headrace.errors import UserError
 from headrace.models.hjepa import HJepaConfig
 
-TINY = HJepaConfig(
-    patch_size=4, width=24, depth=2, heads=2, predictor_width=16, predictor_depth=1, predictor_heads=2
-)
+TINY = HJepaConfig(patch_size=4, width=24, depth=2, heads=2, predictor_width=16, predictor_depth=1, predictor_heads=2)
 
 
 @pytest.mark.parametrize(

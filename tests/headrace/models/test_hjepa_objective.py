@@ -14,9 +14,7 @@ from headrace.models.hjepa import HJepaConfig
 from headrace.models.hjepa.masks import MaskSampler
 from headrace.models.hjepa.objective import HJepa, frame_seeds
 
-TINY = HJepaConfig(
-    patch_size=4, width=24, depth=2, heads=2, predictor_width=16, predictor_depth=1, predictor_heads=2
-)
+TINY = HJepaConfig(patch_size=4, width=24, depth=2, heads=2, predictor_width=16, predictor_depth=1, predictor_heads=2)
 
 
 def build(config: HJepaConfig = TINY, size: int = 32) -> HJepa:

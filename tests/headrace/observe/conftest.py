@@ -49,9 +49,7 @@ def fake_records(
             now += 12.0
             reason = "a worker was lost; the run goes on from its newest checkpoint"
             records.append({"kind": "restart", "time": now, "attempt": 1, "step": step - 1, "reason": reason})
-            records.append(
-                {**start, "time": now, "step": step - 1, "position": 16 * (step - 1), "attempt": 1}
-            )
+            records.append({**start, "time": now, "step": step - 1, "position": 16 * (step - 1), "attempt": 1})
         compute = 0.28 + 0.03 * draws.random()
         share = min(0.95, wait_share * (0.5 + draws.random()))
         seconds = compute / (1 - share)

@@ -36,10 +36,7 @@ def test_the_balance_is_the_documented_arithmetic():
 def test_too_few_decoders():
     advice = feeding_advice(steps(clips=12, seconds=1.0, wait=0.613, cost=0.16, actors=2), cores=8)
     assert advice.limit == "decoders"
-    assert (
-        advice.sentence
-        == "decoding gives 12 clips/s, training could take 31: raise --data.decoders from 2 to 5"
-    )
+    assert advice.sentence == "decoding gives 12 clips/s, training could take 31: raise --data.decoders from 2 to 5"
 
 
 def test_too_few_cores():

@@ -146,9 +146,7 @@ def test_losses_and_everything_else_may_be_anything(tmp_path, fake, bad):
 
 def test_fields_may_be_missing(tmp_path, fake):
     needed = {"kind", "time", "step", "steps"}
-    records = [
-        {name: value for name, value in record.items() if name in needed} for record in fake(20, failures=2)
-    ]
+    records = [{name: value for name, value in record.items() if name in needed} for record in fake(20, failures=2)]
     checked(report(tmp_path, records))
 
 

@@ -21,9 +21,7 @@ from headrace.optim import (
     weight_decay,
 )
 
-CONFIG = OptimConfig(
-    lr=1e-3, start_lr=2e-4, min_lr=1e-6, warmup_steps=10, weight_decay=0.04, final_weight_decay=0.4
-)
+CONFIG = OptimConfig(lr=1e-3, start_lr=2e-4, min_lr=1e-6, warmup_steps=10, weight_decay=0.04, final_weight_decay=0.4)
 
 
 def test_matrices_decay_and_vectors_do_not() -> None:

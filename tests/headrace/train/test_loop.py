@@ -48,7 +48,7 @@ TINY = Recipe(
 
 @pytest.fixture
 def manifest(video_folder: Path) -> Manifest:
-    return index(str(video_folder), shards_of(str(video_folder)), None, lambda done, total: None).usable()
+    return index(str(video_folder), shards_of(str(video_folder))).usable()
 
 
 def run(recipe: Recipe, manifest: Manifest, folder: Path) -> checkpoint.Progress:
@@ -130,9 +130,7 @@ def test_other_samples_under_a_resumed_run_are_refused(manifest: Manifest, tmp_p
         run(TINY, Manifest(manifest.source, manifest.table.slice(1)), tmp_path)
 
 
-def test_a_broken_clip_is_replaced_and_written_down(
-    manifest: Manifest, video_folder: Path, tmp_path: Path
-) -> None:
+def test_a_broken_clip_is_replaced_and_written_down(manifest: Manifest, video_folder: Path, tmp_path: Path) -> None:
     (video_folder / "clip3.mp4").write_bytes(bytes((video_folder / "clip3.mp4").stat().st_size))
     tolerant = replace(TINY, data=replace(TINY.data, failures=0.5))
     progress = run(tolerant, manifest, tmp_path)

@@ -54,9 +54,7 @@ class Decoder(Protocol):
 
     name: str
 
-    def decode(
-        self, file: BinaryIO, times_seconds: NDArray[np.float64], out: NDArray[np.uint8]
-    ) -> NDArray[np.float64]:
+    def decode(self, file: BinaryIO, times_seconds: NDArray[np.float64], out: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Write the frames at the given times into `out`.
 
         Args:

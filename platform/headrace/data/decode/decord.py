@@ -37,9 +37,7 @@ class DecordDecoder:
         self._limits = limits or Limits()
         self._decord = _import_decord()
 
-    def decode(
-        self, file: BinaryIO, times_seconds: NDArray[np.float64], out: NDArray[np.uint8]
-    ) -> NDArray[np.float64]:
+    def decode(self, file: BinaryIO, times_seconds: NDArray[np.float64], out: NDArray[np.uint8]) -> NDArray[np.float64]:
         """See `headrace.data.decode.Decoder.decode`.
 
         Raises:
@@ -59,9 +57,7 @@ class DecordDecoder:
             index = timeline.on_screen(times_seconds)
             if not holds_key_frames(video, timeline.ids[index].tolist()):
                 raise UnsupportedCodec("decord would begin where decoding may not begin")
-            height, width = cover_size(
-                *orientation.size(frame.height, frame.width), target_height, target_width
-            )
+            height, width = cover_size(*orientation.size(frame.height, frame.width), target_height, target_width)
         wanted, slots = np.unique(index, return_inverse=True)
         file.seek(0)
         frames = self._frames(file, timeline, wanted, height, width)

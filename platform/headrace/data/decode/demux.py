@@ -215,9 +215,7 @@ def decoding_error(file: BinaryIO, error: Exception) -> SampleError:
 
 
 def _video_stream(container: InputContainer) -> VideoStream:
-    streams = [
-        stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic
-    ]
+    streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
     if not streams:
         kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "no streams"
         raise NoFrames(f"no video stream in it, only: {kinds}")

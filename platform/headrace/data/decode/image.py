@@ -42,15 +42,11 @@ class ImageDecoder:
     def __init__(self, limits: Limits | None = None) -> None:
         self._limits = limits or Limits()
 
-    def decode(
-        self, file: BinaryIO, times_seconds: NDArray[np.float64], out: NDArray[np.uint8]
-    ) -> NDArray[np.float64]:
+    def decode(self, file: BinaryIO, times_seconds: NDArray[np.float64], out: NDArray[np.uint8]) -> NDArray[np.float64]:
         """See `headrace.data.decode.Decoder.decode`."""
         target_height, target_width = out.shape[1:3]
         with open_image(file, self._limits) as (image, orientation):
-            height, width = cover_size(
-                image.height, image.width, *orientation.size(target_height, target_width)
-            )
+            height, width = cover_size(image.height, image.width, *orientation.size(target_height, target_width))
             # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size for a fraction of the cost. Asking for
             # twice what is needed leaves the filter enough to work on.
             image.draft("RGB", (2 * width, 2 * height))

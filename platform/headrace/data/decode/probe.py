@@ -64,9 +64,5 @@ def _key_frame_seconds(video: DemuxedVideo) -> tuple[float, ...]:
         return (0.0,)
     keys = set(video.key_frames)
     timeline = video.timeline
-    times = [
-        float(seconds)
-        for seconds, packet in zip(timeline.seconds, timeline.ids, strict=True)
-        if packet in keys
-    ]
+    times = [float(seconds) for seconds, packet in zip(timeline.seconds, timeline.ids, strict=True) if packet in keys]
     return tuple(times) or (0.0,)

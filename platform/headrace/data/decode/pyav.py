@@ -45,9 +45,7 @@ class PyAVDecoder:
         self._limits = limits or Limits()
         self._scaler = FrameScaler(self._limits)
 
-    def decode(
-        self, file: BinaryIO, times_seconds: NDArray[np.float64], out: NDArray[np.uint8]
-    ) -> NDArray[np.float64]:
+    def decode(self, file: BinaryIO, times_seconds: NDArray[np.float64], out: NDArray[np.uint8]) -> NDArray[np.float64]:
         """See `headrace.data.decode.Decoder.decode`."""
         with open_video(file, self._limits) as video:
             try:
@@ -217,8 +215,7 @@ def holds_key_frames(video: DemuxedVideo, wanted: Collection[int]) -> bool:
     starts = {run.start for run in plan_runs(video, wanted)} - {0}
     try:
         return all(
-            any(_is_key_frame(frame) for frame in _decode_packets(video, range(start, start + 1)))
-            for start in starts
+            any(_is_key_frame(frame) for frame in _decode_packets(video, range(start, start + 1))) for start in starts
         )
     except av.error.FFmpegError:
         return False
@@ -291,9 +288,7 @@ def _decode_packets(video: DemuxedVideo, indices: range) -> Iterator[VideoFrame]
         codec.flush_buffers()
 
 
-def _presentation_ticks(
-    video: DemuxedVideo, frames: list[tuple[int | None, int | None]]
-) -> NDArray[np.int64]:
+def _presentation_ticks(video: DemuxedVideo, frames: list[tuple[int | None, int | None]]) -> NDArray[np.int64]:
     """Return when frames with these (pts, dts) are shown: by the first that all have, else evenly spaced."""
     for stamps in zip(*frames, strict=True):
         known = [stamp for stamp in stamps if stamp is not None]

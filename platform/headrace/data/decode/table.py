@@ -22,9 +22,7 @@ class ByKind:
     def __init__(self, image: Decoder, video: Decoder) -> None:
         self._image, self._video = image, video
 
-    def decode(
-        self, file: BinaryIO, times_seconds: NDArray[np.float64], out: NDArray[np.uint8]
-    ) -> NDArray[np.float64]:
+    def decode(self, file: BinaryIO, times_seconds: NDArray[np.float64], out: NDArray[np.uint8]) -> NDArray[np.float64]:
         """See `headrace.data.decode.Decoder.decode`."""
         decoder = self._image if is_image(read_head(file)) else self._video
         return decoder.decode(file, times_seconds, out)
@@ -37,9 +35,7 @@ class WithFallback:
         self.name = first.name
         self._first, self._second = first, second
 
-    def decode(
-        self, file: BinaryIO, times_seconds: NDArray[np.float64], out: NDArray[np.uint8]
-    ) -> NDArray[np.float64]:
+    def decode(self, file: BinaryIO, times_seconds: NDArray[np.float64], out: NDArray[np.uint8]) -> NDArray[np.float64]:
         """See `headrace.data.decode.Decoder.decode`."""
         try:
             return self._first.decode(file, times_seconds, out)

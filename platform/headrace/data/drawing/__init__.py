@@ -26,9 +26,7 @@ from headrace.data.scenes import Scene, Thing
 _FAR = 110.0  # metres
 
 
-def scene_frames(
-    scene: Scene, *, width: int, height: int, fps: float, frames: int
-) -> Iterator[NDArray[np.uint8]]:
+def scene_frames(scene: Scene, *, width: int, height: int, fps: float, frames: int) -> Iterator[NDArray[np.uint8]]:
     """Yield the frames [height, width, 3] uint8 RGB of a drive, frame i at i / fps seconds.
 
     Inside, colours are planar float32 [3, H, W]: NumPy is several times faster when the long axis is last.
@@ -62,9 +60,7 @@ def _in_view(scene: Scene, camera: Camera, seconds: float) -> list[Thing]:
     sight = min(_FAR, 4.0 * air_of(scene.weather, scene.daytime).sight_metres)
     for thing in scene.things:
         z = thing.z + thing.speed_mps * seconds - camera.travelled
-        beside = (
-            abs(thing.x - camera.x) - thing.width > 0.7 * (z + thing.length) + 1.0
-        )  # left or right of the view
+        beside = abs(thing.x - camera.x) - thing.width > 0.7 * (z + thing.length) + 1.0  # left or right of the view
         if not beside and z + thing.length > NEAR and z < sight and (thing.length or z > NEAR):
             seen.append(dataclasses.replace(thing, z=z))
     seen.sort(key=lambda thing: -thing.z)

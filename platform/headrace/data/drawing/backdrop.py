@@ -65,9 +65,7 @@ def _skyline(panorama: Image.Image, scene: Scene, air: Air, horizon: int) -> Non
     phase = 6.28 * _noise(scene, "hills", (3,))
     waves = np.sin(x / 61 + phase[0]) + 0.5 * np.sin(x / 23 + phase[1]) + 0.15 * np.sin(x / 5 + phase[2])
     tops = horizon - 0.045 * horizon * (2.0 + waves)
-    draw.polygon(
-        [(0, horizon + 60), *zip(x.tolist(), tops.tolist(), strict=True), (width + 4, horizon + 60)], color
-    )
+    draw.polygon([(0, horizon + 60), *zip(x.tolist(), tops.tolist(), strict=True), (width + 4, horizon + 60)], color)
 
 
 def _clouds(scene: Scene, size: tuple[int, int]) -> FloatArray:
@@ -131,9 +129,7 @@ class Ground:
         result: FloatArray = color
         return result
 
-    def _mark(
-        self, color: FloatArray, x: FloatArray, along: FloatArray, pixel: FloatArray, deep: FloatArray
-    ) -> None:
+    def _mark(self, color: FloatArray, x: FloatArray, along: FloatArray, pixel: FloatArray, deep: FloatArray) -> None:
         """Paint the lines, and what a worksite digs up and paints anew, into the colours."""
         scene, work = self.scene, self.scene.roadwork
         white, yellow = planes_of((226, 226, 220)), planes_of((232, 180, 48))
@@ -201,18 +197,14 @@ def lens_of(scene: Scene, width: int, height: int) -> FloatArray:
         bonnet = np.asarray(mask.filter(ImageFilter.GaussianBlur(0.7)), dtype=np.float32) / 255
         ambient = planes_of(air_of(scene.weather, scene.daytime).ambient)
         lens[0] *= 1 - bonnet
-        lens[1:] = (
-            bonnet * ambient * (34 + 60 * np.clip(1 - np.abs(x + 0.2), 0, 1) * np.clip(2.4 - 2 * y, 0, 1))
-        )
+        lens[1:] = bonnet * ambient * (34 + 60 * np.clip(1 - np.abs(x + 0.2), 0, 1) * np.clip(2.4 - 2 * y, 0, 1))
     return lens
 
 
 def _noise(scene: Scene, name: str, shape: tuple[int, ...]) -> FloatArray:
     """Return keyed white noise from 0 to 1."""
     count = math.prod(shape)
-    return (
-        uniform("picture", scene.seed, scene.index, name, np.arange(count)).astype(np.float32).reshape(shape)
-    )
+    return uniform("picture", scene.seed, scene.index, name, np.arange(count)).astype(np.float32).reshape(shape)
 
 
 def _one(scene: Scene, name: str) -> float:

@@ -73,9 +73,7 @@ def _paint_tree(brush: Brush, thing: Thing) -> None:
     blobs = ((-0.5, 0.58, 0.55), (0.5, 0.6, 0.52), (0.0, 0.72, 0.72), (-0.28, 0.8, 0.46), (0.3, 0.84, 0.4))
     for number, (dx, y, size) in enumerate(blobs if thing.z < 45 else blobs[2:3]):
         shade = (0.74, 0.84, 0.94, 1.08, 1.16)[number]
-        plane.disc(
-            dx * r + lean * (y - 0.5), y * h, size * r, times(color, (shade, shade, shade)), squash=0.95
-        )
+        plane.disc(dx * r + lean * (y - 0.5), y * h, size * r, times(color, (shade, shade, shade)), squash=0.95)
 
 
 def _paint_car(brush: Brush, thing: Thing) -> None:
@@ -253,9 +251,7 @@ def _paint_person(brush: Brush, thing: Thing) -> None:
     plane.shadow(0.3, 0.06)
     for dx in (-0.09, 0.09):
         foot = dx + math.copysign(swing, dx) * (1 if swing > 0 else -1)
-        plane.shape(
-            ((foot - 0.07, 0), (foot + 0.07, 0), (dx + 0.09, 0.48 * h), (dx - 0.09, 0.48 * h)), (44, 48, 62)
-        )
+        plane.shape(((foot - 0.07, 0), (foot + 0.07, 0), (dx + 0.09, 0.48 * h), (dx - 0.09, 0.48 * h)), (44, 48, 62))
     plane.shape(((-0.2, 0.45 * h), (0.2, 0.45 * h), (0.25, 0.8 * h), (-0.25, 0.8 * h)), coat)
     if worker:
         plane.box(-0.21, 0.56 * h, 0.21, 0.61 * h, (238, 238, 226))
@@ -263,9 +259,7 @@ def _paint_person(brush: Brush, thing: Thing) -> None:
         plane.box(0.07, 0.61 * h, 0.14, 0.8 * h, (238, 238, 226))
     plane.disc(0, 0.9 * h, 0.12, (206, 164, 138))
     if worker:
-        plane.shape(
-            ((-0.15, 0.93 * h), (0.15, 0.93 * h), (0.09, 1.02 * h), (-0.09, 1.02 * h)), (250, 214, 50)
-        )
+        plane.shape(((-0.15, 0.93 * h), (0.15, 0.93 * h), (0.09, 1.02 * h), (-0.09, 1.02 * h)), (250, 214, 50))
     else:
         plane.shape(((-0.12, 0.91 * h), (0.12, 0.91 * h), (0.08, 0.99 * h), (-0.08, 0.99 * h)), (58, 46, 38))
 
@@ -288,9 +282,7 @@ def _paint_digger(brush: Brush, thing: Thing) -> None:
         yellow,
     )
     x, y = hand
-    plane.shape(
-        _flip(((x - 0.4, y), (x + 0.4, y), (x + 0.3, y - 0.6), (x - 0.15, y - 0.55)), way), (70, 66, 62)
-    )
+    plane.shape(_flip(((x - 0.4, y), (x + 0.4, y), (x + 0.3, y - 0.6), (x - 0.15, y - 0.55)), way), (70, 66, 62))
 
 
 def _paint_heap(brush: Brush, thing: Thing) -> None:

@@ -101,9 +101,7 @@ def air_of(weather: Weather, daytime: Daytime) -> Air:
     if daytime == "dusk":
         glow = _DUSK[weather]
         light = (0.70 * ambient, 0.60 * ambient, 0.66 * ambient)
-        return Air(
-            times(top, (0.46, 0.44, 0.62)), glow, mix(glow, (96, 86, 104), 0.35), light, 0.2, sight, wet
-        )
+        return Air(times(top, (0.46, 0.44, 0.62)), glow, mix(glow, (96, 86, 104), 0.35), light, 0.2, sight, wet)
     top, bottom = times(top, (0.07, 0.08, 0.14)), times(bottom, (0.13, 0.14, 0.20))
     light = (0.15 * ambient, 0.16 * ambient, 0.23 * ambient)
     return Air(top, bottom, bottom, light, 0.85, sight, wet)

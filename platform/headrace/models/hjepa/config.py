@@ -60,6 +60,10 @@ class HJepaConfig(ModelConfig):
     min_context: int = 4
     """Patches that the context has at least. It matters on small grids; on others far more are left."""
 
+    context_quantile: float = 0.99
+    """Share of all draws of masks that leave as many patches as the context has; the others are drawn again.
+    0.99 is about I-JEPA's minimum over a batch of 100; less lets the context see more."""
+
     momentum: Range = (0.996, 1.0)
     """Momentum of the target encoder at the first step and after the last, linear between."""
 
@@ -72,6 +76,7 @@ class HJepaConfig(ModelConfig):
         _check_heads("predictor_width", self.predictor_width, "predictor_heads", self.predictor_heads)
         _require(self.mlp_ratio > 0, "mlp_ratio", self.mlp_ratio, "must be above 0")
         _require(0 <= self.drop_path < 1, "drop_path", self.drop_path, "must be in [0, 1)")
+        _require(0.5 <= self.context_quantile <= 1, "context_quantile", self.context_quantile, "must be in [0.5, 1]")
         for name in ("target_scale", "context_scale"):
             low, high = getattr(self, name)
             _require(0 < low <= high <= 1, name, (low, high), "must be shares from low to high, in (0, 1]")
@@ -111,9 +116,7 @@ class HJepaConfig(ModelConfig):
         if rest or not patches:
             above = (patches + 1) * self.patch_size
             fitting = f"{patches * self.patch_size} or {above}" if patches else f"{above}"
-            raise UserError(
-                f"patch_size {self.patch_size} does not divide a {side} of {pixels} pixels: use {fitting}"
-            )
+            raise UserError(f"patch_size {self.patch_size} does not divide a {side} of {pixels} pixels: use {fitting}")
         return patches
 
     def _mask_sampler(self, grid: tuple[int, int]) -> MaskSampler:
@@ -125,6 +128,7 @@ class HJepaConfig(ModelConfig):
                 target_aspect=self.target_aspect,
                 context_scale=self.context_scale,
                 min_context=self.min_context,
+                context_quantile=self.context_quantile,
             )
         except NoRoom as error:
             raise UserError(
@@ -139,8 +143,7 @@ def _check_heads(width_name: str, width: int, heads_name: str, heads: int) -> No
         below = width // (4 * heads) * (4 * heads)
         fitting = f"{below} or {below + 4 * heads}" if below else f"{4 * heads}"
         raise UserError(
-            f"{width_name} {width} does not give each of {heads} {heads_name} a multiple of 4 features: "
-            f"use {fitting}"
+            f"{width_name} {width} does not give each of {heads} {heads_name} a multiple of 4 features: use {fitting}"
         )
 
 

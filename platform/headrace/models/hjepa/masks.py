@@ -16,8 +16,8 @@ places, because its tensors must be rectangular, and its masks depend on the bat
   the targets are padded to the largest; padding is no key in attention and counts nothing in the loss.
 - It cuts every context to the smallest one of its batch, and keeps the first tokens, which thins out the
   bottom of the image. Here every context has `context_tokens` tokens, a random subset of those it could
-  have. That number is what 99 % of all draws reach, about the minimum of a batch of 100; a draw that does
-  not reach it is thrown away for the next draw of the same seed. All shapes are constant during a run.
+  have. That number is what 99 % of all draws reach (`context_quantile`), about the minimum of a batch of 100;
+  a draw that does not reach it is thrown away for the next draw of the same seed. All shapes are constant during a run.
 
 Two slips of the released code are not repeated: places include the last row and column, and a block may
 be as large as the grid.
@@ -36,7 +36,6 @@ _STRATA = 64
 """Scales and aspects are drawn from this many equally likely values each, so that all sizes are known."""
 
 _CALIBRATION_DRAWS = 4096
-_REACHED_BY = 0.99
 _LARGEST_REJECTION = 0.5
 
 
@@ -73,6 +72,7 @@ class MaskSampler:
         target_scale, target_aspect: ranges of a block's share of the grid and of its height / width.
         context_scale: range of the context block's share; its shape is the grid's.
         min_context: the context has at least this many tokens.
+        context_quantile: share of draws that leave as many tokens as the context has.
 
     Raises:
         NoRoom: more than half of all draws leave fewer than `min_context` tokens.
@@ -87,13 +87,14 @@ class MaskSampler:
         target_aspect: tuple[float, float] = (0.75, 1.5),
         context_scale: tuple[float, float] = (0.85, 1.0),
         min_context: int = 4,
+        context_quantile: float = 0.99,
     ) -> None:
         self.grid = grid
         self.target_blocks = target_blocks
         self.target_sizes = block_sizes(grid, target_scale, target_aspect)
         self.context_sizes = block_sizes(grid, context_scale, (grid[0] / grid[1],) * 2)
         self.target_tokens = int(self.target_sizes.prod(axis=1).max())
-        self.context_tokens = self._calibrate(min_context)
+        self.context_tokens = self._calibrate(min_context, context_quantile)
 
     def __call__(self, seeds: NDArray[np.integer]) -> Masks:
         """Return the masks of the images with these seeds [N]."""
@@ -115,10 +116,10 @@ class MaskSampler:
         context = _Blocks.at_random(self.grid, context_size, *keys, "context")
         return targets, context.cover()[:, 0] & ~targets.cover().any(axis=1)
 
-    def _calibrate(self, min_context: int) -> int:
+    def _calibrate(self, min_context: int, reached_by: float) -> int:
         """Return how many context tokens nearly every draw leaves."""
         left = self._draw(np.arange(_CALIBRATION_DRAWS), attempt=0)[1].sum(axis=1)
-        tokens = max(min_context, int(np.quantile(left, 1 - _REACHED_BY, method="lower")))
+        tokens = max(min_context, int(np.quantile(left, 1 - reached_by, method="lower")))
         share = float((left >= tokens).mean())
         if share < 1 - _LARGEST_REJECTION:
             raise NoRoom(tokens, share)
@@ -144,8 +145,7 @@ class _Blocks:
     def at_random(cls, grid: tuple[int, int], size: NDArray[np.int64], *keys: keyed.Key) -> _Blocks:
         """Put blocks of `size` [N, 1, 2] at uniform places, the last row and column included."""
         row, column = (
-            keyed.integers(grid[axis] - size[..., axis] + 1, *keys, name)
-            for axis, name in enumerate(("row", "column"))
+            keyed.integers(grid[axis] - size[..., axis] + 1, *keys, name) for axis, name in enumerate(("row", "column"))
         )
         start = np.stack([row, column], axis=-1)
         return cls(grid, start, np.broadcast_to(size, start.shape).copy())
@@ -167,9 +167,7 @@ class _Blocks:
         return (self.start[..., :1] + row) * self.grid[1] + self.start[..., 1:] + column, is_target
 
 
-def block_sizes(
-    grid: tuple[int, int], scale: tuple[float, float], aspect: tuple[float, float]
-) -> NDArray[np.int64]:
+def block_sizes(grid: tuple[int, int], scale: tuple[float, float], aspect: tuple[float, float]) -> NDArray[np.int64]:
     """Return the equally likely sizes of a block, (rows, columns) [S, 2]: I-JEPA's rounding, within the grid.
 
     Scale and aspect are taken at the middles of equal parts of their ranges.

@@ -36,9 +36,7 @@ class HJepa(Objective):
         momentum: of the moving average, at the first step and after the last; linear between.
     """
 
-    def __init__(
-        self, encoder: ViT, predictor: Predictor, masks: MaskSampler, momentum: tuple[float, float]
-    ) -> None:
+    def __init__(self, encoder: ViT, predictor: Predictor, masks: MaskSampler, momentum: tuple[float, float]) -> None:
         super().__init__()
         self.encoder = encoder
         self.target_encoder = copy.deepcopy(encoder).requires_grad_(False).eval()
@@ -56,8 +54,7 @@ class HJepa(Objective):
         images = batch.pixels.flatten(0, 1)
         masks = self.masks(frame_seeds(batch.seed, frames=batch.pixels.shape[1]))
         keep, target, is_target = (
-            torch.from_numpy(array).to(images.device)
-            for array in (masks.context, masks.target, masks.is_target)
+            torch.from_numpy(array).to(images.device) for array in (masks.context, masks.target, masks.is_target)
         )
 
         with torch.no_grad():
