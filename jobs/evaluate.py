@@ -40,6 +40,7 @@ from headrace.evaluate import feature_std, knn_accuracy, linear_probe_accuracy, 
 from headrace.models import Objective
 from headrace.recipe import Recipe
 from headrace.train import checkpoint
+from headrace.train.progress import newest_checkpoint, read_progress
 from jobs.recipes import RECIPES
 from jobs.sources import Bar, Source, cores, open_source
 
@@ -77,7 +78,7 @@ def main(arguments: Sequence[str]) -> int:
     """Measure, print a table, and append it to the run's evaluation.jsonl."""
     options = tyro.cli(Options, prog="evaluate.py", args=arguments)
     recipe = saved_recipe(options.run, RECIPES)
-    weights = checkpoint.newest(options.run)
+    weights = newest_checkpoint(options.run)
     if weights is None:
         raise UserError(f"{str(options.run)!r} holds no checkpoint to measure")
     train_source = open_source(options.train or recipe.data.source)
@@ -94,7 +95,7 @@ def main(arguments: Sequence[str]) -> int:
         encode = partial(_encode, recipe=recipe, encoders=encoders, batch=options.batch, decoders=decoders)
         fitted, scored = encode(train), encode(test)
 
-    step = checkpoint.read_progress(weights).step
+    step = read_progress(weights).step
     results = {name: _measure(name, fitted, scored) for name in (*encoders, RAW)}
     _say(results, step, fitted, scored)
     with (options.run / RESULTS_FILE).open("a") as file:

@@ -29,7 +29,7 @@ from headrace.errors import RunError, UserError, exit_with_sentence
 from headrace.observe.report import write_report
 from headrace.observe.watch import recorded_bytes, watch
 from headrace.recipe import Recipe, replace_at, save_recipe
-from headrace.train import checkpoint
+from headrace.train.progress import newest_checkpoint
 from jobs import sources
 from jobs.recipes import DEFAULT, RECIPES
 
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str]) -> int:
 def _open_run(recipe: Recipe, options: RunOptions) -> Path:
     """Return the folder of the run, with its recipe in it."""
     if options.resume is not None:
-        if checkpoint.newest(options.resume) is None:
+        if newest_checkpoint(options.resume) is None:
             raise UserError(f"{str(options.resume)!r} holds no checkpoint to go on from")
         run = options.resume
     else:

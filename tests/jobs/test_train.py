@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from headrace.observe.records import read_records
-from headrace.train import checkpoint
+from headrace.train.progress import newest_checkpoint, read_progress
 
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).resolve().parents[2]
@@ -192,9 +192,9 @@ def test_ctrl_c_leaves_a_checkpoint_and_another_number_of_workers_goes_on(
     wait_for_step(run, 2)
     process.send_signal(signal.SIGINT)
     assert "stopped" in finish(process)
-    newest = checkpoint.newest(run)
+    newest = newest_checkpoint(run)
     assert newest is not None
-    assert checkpoint.read_progress(newest).step < STEPS
+    assert read_progress(newest).step < STEPS
     assert (run / "report.html").exists()
 
     command = [sys.executable, str(ROOT / "jobs" / "train.py"), "--resume", str(run), "--train.workers", "1"]

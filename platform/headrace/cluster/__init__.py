@@ -11,7 +11,6 @@ ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # what a later Ray will do; unset, it warns at each start
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # headrace has one display of its own
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # events of the cluster stay in Ray's logs and dashboard
-    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # the dashboard's page of training runs
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "600",  # a worker that compiles its model is not dead
 }
 

@@ -7,11 +7,42 @@ splits equally, which drops a remainder.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray.data
 from ray.data import ExecutionResources
 from ray.train import DataConfig
+
+from headrace.train.progress import newest_checkpoint, read_progress
+
+STREAM = "micro-batches"
+"""Name of the stream among a trainer's datasets."""
+
+StreamBuilder = Callable[[int], ray.data.Dataset]
+"""Builds the stream from a given micro-batch on."""
+
+
+@dataclass(frozen=True)
+class ResumableStream:
+    """The stream as a trainer's dataset: built anew at each start of the workers, from where the run stands.
+
+    Attributes:
+        run: the run's folder.
+        micro_batch: samples in a micro-batch.
+        stream_from: builds the stream.
+    """
+
+    run: Path
+    micro_batch: int
+    stream_from: StreamBuilder
+
+    def __call__(self) -> ray.data.Dataset:
+        """Return the stream from the newest checkpoint on."""
+        progress = read_progress(newest_checkpoint(self.run))
+        return self.stream_from(progress.micro_batch(self.micro_batch))
 
 
 class RoundRobin(DataConfig):

@@ -20,8 +20,7 @@ import ray
 
 from headrace.errors import RunError
 from headrace.observe.records import METRICS_FILE, MetricsWriter
-from headrace.train import checkpoint
-from headrace.train.loop import STOP_FILE
+from headrace.train.progress import STOP_FILE, newest_checkpoint, read_progress
 
 ERROR_FILE = "error.txt"
 
@@ -36,6 +35,8 @@ def ray_cluster(cpus: int, dashboard: bool) -> Iterator[dict[str, float]]:
     """
     for name in ("ray", "ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    if dashboard or "RAY_ADDRESS" in os.environ:
+        os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")  # the dashboard's page of training runs
     if "RAY_ADDRESS" in os.environ:
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
     else:
@@ -95,7 +96,7 @@ def see_through(
 
 
 def _write_end(run: Path, steps: int, error: BaseException | None) -> Outcome:
-    step = checkpoint.read_progress(checkpoint.newest(run)).step
+    step = read_progress(newest_checkpoint(run)).step
     outcome = Outcome("finished" if step >= steps else "stopped", step)
     if error is not None:
         (run / ERROR_FILE).write_text("".join(traceback.format_exception(error)))

@@ -13,8 +13,7 @@ from ray.train import Checkpoint, CheckpointUploadMode
 
 from headrace.batch import BatchStream
 from headrace.cluster.blocks import from_row
-
-STREAM = "micro-batches"
+from headrace.cluster.ingest import STREAM
 
 
 class RaySession:
@@ -35,7 +34,7 @@ class RaySession:
         self.manifest_digest = manifest_digest
 
     def batches(self, first: int) -> BatchStream:
-        """Return this rank's share of the stream, which `trainer.py` built to start at `first`."""
+        """Return this rank's share of the stream, which `ResumableStream` built to start at `first`."""
         del first  # both read it from the newest checkpoint; the feed checks what comes
         shard = ray.train.get_dataset_shard(STREAM)
         blocks = shard.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1)

@@ -8,28 +8,19 @@ TorchTrainer
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import ray
-import ray.data
-import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from headrace.cluster.ingest import RoundRobin
-from headrace.cluster.session import STREAM, RaySession
+from headrace.cluster.ingest import STREAM, ResumableStream, RoundRobin, StreamBuilder
 from headrace.data.manifest import Manifest
 from headrace.data.order import Order
 from headrace.data.reader import Plan
 from headrace.errors import UserError
 from headrace.recipe import Recipe
-from headrace.train import checkpoint
-from headrace.train.loop import first_micro_batch, train
-
-StreamBuilder = Callable[[int], ray.data.Dataset]
-"""Builds the stream from a given micro-batch on."""
 
 
 @dataclass(frozen=True)
@@ -85,19 +76,9 @@ def build_trainer(
         resources: what `resources_for` decided.
     """
 
-    def stream() -> ray.data.Dataset:
-        progress = checkpoint.read_progress(checkpoint.newest(run))
-        return stream_from(first_micro_batch(progress.position, recipe.train.micro_batch))
-
-    digest, threads = manifest.digest, recipe.train.threads  # the manifest itself stays behind
-
-    def worker() -> None:
-        torch.set_num_threads(threads)
-        train(recipe, RaySession(run, digest))
-
     return TorchTrainer(
-        worker,
-        datasets={STREAM: stream},
+        partial(_work, recipe, run, manifest.digest),
+        datasets={STREAM: ResumableStream(run, recipe.train.micro_batch, stream_from)},
         dataset_config=RoundRobin(),
         torch_config=TorchConfig(backend="nccl" if resources.device == "cuda" else "gloo"),
         scaling_config=ScalingConfig(
@@ -111,3 +92,14 @@ def build_trainer(
             failure_config=FailureConfig(max_failures=recipe.train.restarts),
         ),
     )
+
+
+def _work(recipe: Recipe, run: Path, manifest_digest: str) -> None:
+    """Train, in one worker."""
+    import torch
+
+    from headrace.cluster.session import RaySession
+    from headrace.train.loop import train  # what only the workers need is loaded only there
+
+    torch.set_num_threads(recipe.train.threads)
+    train(recipe, RaySession(run, manifest_digest))

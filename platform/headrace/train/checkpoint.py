@@ -13,11 +13,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import shutil
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,39 +28,7 @@ from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_di
 
 from headrace.errors import RunError, UserError
 from headrace.train.parallel import barrier
-
-FOLDER = "checkpoints"
-_NAME = re.compile(r"step-(\d{8,})")
-
-
-@dataclass
-class Progress:
-    """How far a run is.
-
-    Attributes:
-        step: optimizer steps done.
-        position: samples consumed, over all workers: where the order goes on.
-        failures: samples that could not be decoded among them.
-        manifest_digest: of the samples that `position` counts.
-    """
-
-    step: int = 0
-    position: int = 0
-    failures: int = 0
-    manifest_digest: str = ""
-
-
-def newest(run: Path) -> Path | None:
-    """Return the run's newest complete checkpoint."""
-    found = _complete(run / FOLDER)
-    return found[-1] if found else None
-
-
-def read_progress(checkpoint: Path | None) -> Progress:
-    """Return how far the run was at a checkpoint; at the start for None."""
-    if checkpoint is None:
-        return Progress()
-    return Progress(**json.loads((checkpoint / "progress.json").read_text()))
+from headrace.train.progress import CHECKPOINTS, PROGRESS_FILE, Progress, complete_checkpoints
 
 
 def save(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, keep: int) -> Path:
@@ -70,7 +37,7 @@ def save(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress
     Raises:
         RunError: it could not be written.
     """
-    final = run / FOLDER / f"step-{progress.step:08d}"
+    final = run / CHECKPOINTS / f"step-{progress.step:08d}"
     partial = final.with_name(f".{final.name}.partial")
     try:
         if _rank() == 0:
@@ -80,12 +47,12 @@ def save(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress
         with _alone_without_warning() as alone:
             dcp.save(_state(model, optimizer), checkpoint_id=partial, no_dist=alone)
         if _rank() == 0:
-            (partial / "progress.json").write_text(json.dumps(asdict(progress)) + "\n")
+            (partial / PROGRESS_FILE).write_text(json.dumps(asdict(progress)) + "\n")
             _flush(partial)
             shutil.rmtree(final, ignore_errors=True)
             partial.rename(final)
             _flush(final.parent)
-            for old in _complete(final.parent)[:-keep]:
+            for old in complete_checkpoints(run)[:-keep]:
                 shutil.rmtree(old)
     except OSError as error:
         raise RunError(f"cannot write the checkpoint {final}: {error}") from error
@@ -126,13 +93,6 @@ def load_model(checkpoint: Path, model: nn.Module) -> None:
 def _state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     model_state, optimizer_state = get_state_dict(model, optimizer)
     return {"model": model_state, "optimizer": optimizer_state}
-
-
-def _complete(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    named = ((_NAME.fullmatch(path.name), path) for path in folder.iterdir())
-    return [path for _, path in sorted((int(match[1]), path) for match, path in named if match)]
 
 
 def _flush(folder: Path) -> None:

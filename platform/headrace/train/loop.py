@@ -15,16 +15,14 @@ from headrace.errors import RunError
 from headrace.optim import build_optimizer
 from headrace.recipe import Recipe
 from headrace.train import checkpoint
-from headrace.train.checkpoint import Progress
 from headrace.train.feed import Feed
 from headrace.train.meter import Meter
 from headrace.train.parallel import distribute
 from headrace.train.precision import compile_parts
+from headrace.train.progress import STOP_FILE, Progress, newest_checkpoint, read_progress
 from headrace.train.scribe import Scribe
 from headrace.train.session import Session
 from headrace.train.step import Trainable, train_step
-
-STOP_FILE = "STOP"
 
 
 def train(recipe: Recipe, session: Session) -> Progress:
@@ -36,30 +34,31 @@ def train(recipe: Recipe, session: Session) -> Progress:
     Raises:
         RunError: too many samples failed, the stream broke its order, or a checkpoint could not be written.
     """
-    trainable = build_trainable(recipe, session.device)
-    last = checkpoint.newest(session.run)
-    progress = checkpoint.read_progress(last)
+    train_config, last = recipe.train, newest_checkpoint(session.run)
+    progress = read_progress(last)
     if last is not None:
         _check_same_samples(progress, session)
-        checkpoint.load(last, trainable.objective, trainable.optimizer)
     progress.manifest_digest = session.manifest_digest
 
-    first = first_micro_batch(progress.position, recipe.train.micro_batch)
-    feed = Feed(session.batches(first), first + session.rank, session.world_size, session.device, recipe.train.queue)
-    scribe = Scribe(recipe, session)
-    scribe.start(progress, sum(p.numel() for p in trainable.objective.parameters() if p.requires_grad))
-    meter, stop = Meter(session.device), False
-    with feed, scribe:
-        while progress.step < recipe.train.steps and not stop:
-            result = train_step(trainable, feed, progress.step, (recipe.seed, session.rank), recipe.train, recipe.optim)
+    first = progress.micro_batch(train_config.micro_batch)
+    stream = session.batches(first)
+    feed = Feed(stream, first + session.rank, session.world_size, session.device, train_config.queue)
+    with feed, Scribe(recipe, session) as scribe:  # the decoders start while the model is built
+        trainable = build_trainable(recipe, session.device)
+        if last is not None:
+            checkpoint.load(last, trainable.objective, trainable.optimizer)
+        scribe.start(progress, sum(p.numel() for p in trainable.objective.parameters() if p.requires_grad))
+        meter, stop = Meter(session.device), False
+        while progress.step < train_config.steps and not stop:
+            result = train_step(trainable, feed, progress.step, (recipe.seed, session.rank), train_config, recipe.optim)
             progress.step += 1
-            progress.position += recipe.train.global_batch
+            progress.position += train_config.global_batch
             meter.add(result)
             scribe.ledger(progress.step, result)
 
-            done = progress.step == recipe.train.steps
-            due = done or progress.step % recipe.train.checkpoint_every == 0
-            if due or progress.step % recipe.train.log_every == 0:
+            done = progress.step == train_config.steps
+            due = done or progress.step % train_config.checkpoint_every == 0
+            if due or progress.step % train_config.log_every == 0:
                 asked = session.rank == 0 and (session.run / STOP_FILE).exists()
                 scribe.failures(meter.new_failures)
                 record, new_failures, stop = meter.reduce(session.world_size, asked)
@@ -84,20 +83,6 @@ def build_trainable(recipe: Recipe, device: torch.device) -> Trainable:
         augment=Augment(recipe.augment, device),
         device=device,
     )
-
-
-def first_micro_batch(position: int, micro_batch: int) -> int:
-    """Return the number of the micro-batch that starts at a position.
-
-    Raises:
-        RunError: none does; the micro-batch was changed since the run started.
-    """
-    if position % micro_batch:
-        raise RunError(
-            f"the run stands at sample {position}, which micro-batches of {micro_batch} do not reach evenly: use one "
-            f"that divides it"
-        )
-    return position // micro_batch
 
 
 def _check_same_samples(progress: Progress, session: Session) -> None:

@@ -16,7 +16,7 @@ from typing_extensions import Self
 from headrace.batch import Failure
 from headrace.observe.records import METRICS_FILE, MetricsWriter, Record, read_records
 from headrace.recipe import Recipe
-from headrace.train.checkpoint import Progress
+from headrace.train.progress import Progress
 from headrace.train.session import Session
 from headrace.train.step import StepResult
 

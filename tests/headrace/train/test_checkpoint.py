@@ -10,7 +10,7 @@ from torch import nn
 
 from headrace.errors import RunError, UserError
 from headrace.train import checkpoint
-from headrace.train.checkpoint import Progress
+from headrace.train.progress import Progress, newest_checkpoint, read_progress
 
 
 def trained(steps: int = 3, width: int = 4) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -34,7 +34,7 @@ def test_comes_back_with_model_optimizer_and_progress(tmp_path: Path) -> None:
     path = checkpoint.save(tmp_path, model, optimizer, Progress(3, 48, 1, "abc"), keep=2)
     other, other_optimizer = trained(steps=0)
     checkpoint.load(path, other, other_optimizer)
-    assert checkpoint.read_progress(path) == Progress(3, 48, 1, "abc")
+    assert read_progress(path) == Progress(3, 48, 1, "abc")
     step(model, optimizer)
     step(other, other_optimizer)
     for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):
@@ -58,13 +58,13 @@ def test_model_alone(tmp_path: Path) -> None:
 
 def test_newest_is_the_highest_step_and_old_ones_go(tmp_path: Path) -> None:
     model, optimizer = trained()
-    assert checkpoint.newest(tmp_path) is None
-    assert checkpoint.read_progress(None) == Progress()
+    assert newest_checkpoint(tmp_path) is None
+    assert read_progress(None) == Progress()
     for number in (5, 100_000_000, 99_999_999 + 3):
         checkpoint.save(tmp_path, model, optimizer, Progress(number), keep=2)
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["step-100000000", "step-100000002"]
-    newest = checkpoint.newest(tmp_path)
+    newest = newest_checkpoint(tmp_path)
     assert newest is not None
     assert newest.name == "step-100000002"
 
@@ -75,7 +75,7 @@ def test_a_torn_write_is_no_checkpoint(tmp_path: Path) -> None:
     torn = good.with_name(".step-00000002.partial")
     torn.mkdir()
     (torn / "__0_0.distcp").write_bytes(b"half")
-    assert checkpoint.newest(tmp_path) == good
+    assert newest_checkpoint(tmp_path) == good
     checkpoint.save(tmp_path, model, optimizer, Progress(2), keep=3)
     assert not torn.exists()
     again, again_optimizer = trained(steps=0)

@@ -23,7 +23,8 @@ from headrace.optim import OptimConfig
 from headrace.recipe import Recipe
 from headrace.train import checkpoint
 from headrace.train.config import CompileConfig, TrainConfig
-from headrace.train.loop import STOP_FILE, train
+from headrace.train.loop import train
+from headrace.train.progress import STOP_FILE, Progress, newest_checkpoint
 from headrace.train.session import LocalSession
 
 TINY = Recipe(
@@ -51,13 +52,13 @@ def manifest(video_folder: Path) -> Manifest:
     return index(str(video_folder), shards_of(str(video_folder))).usable()
 
 
-def run(recipe: Recipe, manifest: Manifest, folder: Path) -> checkpoint.Progress:
+def run(recipe: Recipe, manifest: Manifest, folder: Path) -> Progress:
     plan = plan_of(recipe, len(manifest))
     return train(recipe, LocalSession(folder, manifest, plan, recipe.train.micro_batches, torch.device("cpu")))
 
 
 def weights(recipe: Recipe, folder: Path) -> dict[str, torch.Tensor]:
-    newest = checkpoint.newest(folder)
+    newest = newest_checkpoint(folder)
     assert newest is not None
     objective = recipe.model.build(recipe.augment.height, recipe.augment.width)
     checkpoint.load_model(newest, objective)

@@ -1,0 +1,72 @@
+"""Where a run stands, read from its folder. Light: the driver and Ray's controller read it without loading torch.
+
+<run>/checkpoints/step-00000100/progress.json
+<run>/STOP        its presence asks the workers for a checkpoint and an end
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from headrace.errors import RunError
+
+CHECKPOINTS = "checkpoints"
+PROGRESS_FILE = "progress.json"
+STOP_FILE = "STOP"
+_NAME = re.compile(r"step-(\d{8,})")
+
+
+@dataclass
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        step: optimizer steps done.
+        position: samples consumed, over all workers: where the order goes on.
+        failures: samples that could not be decoded among them.
+        manifest_digest: of the samples that `position` counts.
+    """
+
+    step: int = 0
+    position: int = 0
+    failures: int = 0
+    manifest_digest: str = ""
+
+    def micro_batch(self, samples: int) -> int:
+        """Return the number of the micro-batch, of so many samples, that comes next.
+
+        Raises:
+            RunError: none starts here; the micro-batch was changed since the run started.
+        """
+        number, rest = divmod(self.position, samples)
+        if rest:
+            raise RunError(
+                f"the run stands at sample {self.position}, which micro-batches of {samples} do not reach evenly: "
+                f"use one that divides it"
+            )
+        return number
+
+
+def complete_checkpoints(run: Path) -> list[Path]:
+    """Return the run's complete checkpoints, the newest last."""
+    folder = run / CHECKPOINTS
+    if not folder.is_dir():
+        return []
+    named = ((_NAME.fullmatch(path.name), path) for path in folder.iterdir())
+    return [path for _, path in sorted((int(match[1]), path) for match, path in named if match)]
+
+
+def newest_checkpoint(run: Path) -> Path | None:
+    """Return the run's newest complete checkpoint."""
+    found = complete_checkpoints(run)
+    return found[-1] if found else None
+
+
+def read_progress(checkpoint: Path | None) -> Progress:
+    """Return how far the run was at a checkpoint; at the start for None."""
+    if checkpoint is None:
+        return Progress()
+    return Progress(**json.loads((checkpoint / PROGRESS_FILE).read_text()))
