@@ -40,7 +40,7 @@ from headrace.evaluate import feature_std, knn_accuracy, linear_probe_accuracy, 
 from headrace.models import Objective
 from headrace.recipe import Recipe
 from headrace.train import checkpoint
-from headrace.train.progress import newest_checkpoint, read_progress
+from headrace.train.progress import complete_checkpoints, read_progress
 from jobs.recipes import RECIPES
 from jobs.sources import Bar, Source, cores, open_source
 
@@ -53,10 +53,14 @@ class Options:
     """Measure what a run's encoder has learnt: linear probe, k-NN, RankMe and feature std."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """Folder of the run; its newest checkpoint is measured."""
+    """Folder of the run."""
+
+    all_checkpoints: bool = False
+    """Measure every checkpoint that the run has kept, not only the newest: does it rise?"""
 
     train: str | None = None
-    """Labelled source on which the probes are fitted; the run's own source if not given."""
+    """Labelled source on which the probes are fitted; the run's own source if not given. Without labels there
+    are no probes, but the features are still looked at for collapse."""
 
     test: str | None = None
     """Labelled source on which they are scored; every fifth sample of the train source if not given."""
@@ -78,29 +82,26 @@ def main(arguments: Sequence[str]) -> int:
     """Measure, print a table, and append it to the run's evaluation.jsonl."""
     options = tyro.cli(Options, prog="evaluate.py", args=arguments)
     recipe = saved_recipe(options.run, RECIPES)
-    weights = newest_checkpoint(options.run)
-    if weights is None:
+    checkpoints = complete_checkpoints(options.run)[0 if options.all_checkpoints else -1 :]
+    if not checkpoints:
         raise UserError(f"{str(options.run)!r} holds no checkpoint to measure")
     train_source = open_source(options.train or recipe.data.source)
     test_source = open_source(options.test) if options.test else None
 
     device = torch.device("cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu")
-    encoders = {
-        "trained": _encoder(recipe, weights, device),
-        "random weights": _encoder(recipe, None, device),
-    }
+    encoders = {"random weights": _encoder(recipe, None, device)}
+    encoders |= {f"step {read_progress(path).step:,}": _encoder(recipe, path, device) for path in checkpoints}
     decoders = options.decoders or cores()
     with ray_cluster(cpus=decoders, dashboard=False):
         train, test = _splits(train_source, test_source, options.limit)
         encode = partial(_encode, recipe=recipe, encoders=encoders, batch=options.batch, decoders=decoders)
         fitted, scored = encode(train), encode(test)
 
-    step = read_progress(weights).step
-    results = {name: _measure(name, fitted, scored) for name in (*encoders, RAW)}
-    _say(results, step, fitted, scored)
+    results = {name: _measure(name, fitted, scored) for name in (RAW, *encoders)}
+    _say(results, fitted, scored)
     with (options.run / RESULTS_FILE).open("a") as file:
         sizes = {"train": len(fitted.labels), "test": len(scored.labels)}
-        file.write(json.dumps({"time": time.time(), "step": step, **sizes, "results": results}) + "\n")
+        file.write(json.dumps({"time": time.time(), **sizes, "results": results}) + "\n")
     return 0
 
 
@@ -121,7 +122,9 @@ def _splits(train: Source, test: Source | None, limit: int) -> tuple[Manifest, M
     """Return the labelled samples to fit on and to score on; of one source, a fifth is kept to score on."""
     if test is not None:
         return _labelled(train).take(limit), _labelled(test).take(limit)
-    manifest = _labelled(train)
+    manifest = train.manifest().usable()
+    if len(manifest.classes) >= 2:
+        manifest = _labelled(train)
     shuffled = keyed.permute(np.arange(len(manifest)), len(manifest), "evaluation split")[:limit]
     cut = max(1, len(shuffled) // 5)
     return manifest.rows(np.sort(shuffled[cut:])), manifest.rows(np.sort(shuffled[:cut]))
@@ -168,7 +171,7 @@ def _encode(manifest: Manifest, recipe: Recipe, encoders: dict[str, Objective], 
             samples.append(block.sample[keep.numpy()])
             bar(number + 1, last)
     labels = manifest.labels[np.concatenate(samples)]
-    names = [manifest.classes[label] for label in labels]
+    names = [manifest.classes[label] if label >= 0 else "" for label in labels]
     return Encoded({name: torch.cat(part) for name, part in parts.items()}, names)
 
 
@@ -180,28 +183,29 @@ def _thumbnails(pixels: Tensor) -> Tensor:
 
 
 def _measure(name: str, train: Encoded, test: Encoded) -> dict[str, float]:
+    features = train.features[name]
+    measured = {"rankme": rankme(features), "std": feature_std(features) * features.shape[1] ** 0.5}
     classes = sorted({*train.labels, *test.labels})
-    index = {label: number for number, label in enumerate(classes)}
-    fitted, scored = (torch.tensor([index[label] for label in part.labels]) for part in (train, test))
-    return {
-        "linear": linear_probe_accuracy(train.features[name], fitted, test.features[name], scored),
-        "knn": knn_accuracy(train.features[name], fitted, test.features[name], scored),
-        "rankme": rankme(train.features[name]),
-        "std": feature_std(train.features[name]) * train.features[name].shape[1] ** 0.5,
-    }
+    if len(classes) >= 2:
+        index = {label: number for number, label in enumerate(classes)}
+        fitted, scored = (torch.tensor([index[label] for label in part.labels]) for part in (train, test))
+        measured["linear"] = linear_probe_accuracy(features, fitted, test.features[name], scored)
+        measured["knn"] = knn_accuracy(features, fitted, test.features[name], scored)
+    return measured
 
 
-def _say(results: dict[str, dict[str, float]], step: int, train: Encoded, test: Encoded) -> None:
+def _say(results: dict[str, dict[str, float]], train: Encoded, test: Encoded) -> None:
+    columns = {"linear": ("linear probe", ".1%"), "knn": ("k-NN", ".1%")}
+    columns |= {"rankme": ("RankMe", ".1f"), "std": ("std x sqrt(d)", ".3f")}
+    shown = [column for column in columns if column in results[RAW]]
     commonest = max(test.labels.count(label) for label in set(test.labels)) / len(test.labels)
-    table = Table(
-        title=f"step {step:,}: fitted on {len(train.labels):,}, scored on {len(test.labels):,} samples; "
-        f"always the commonest class: {commonest:.1%}"
-    )
+    title = f"fitted on {len(train.labels):,}, scored on {len(test.labels):,} samples"
+    table = Table(title=title + (f"; the commonest class is {commonest:.1%}" if "linear" in shown else ", no labels"))
     table.add_column("features")
-    for heading in ("linear probe", "k-NN", "RankMe", "std x sqrt(d)"):
-        table.add_column(heading, justify="right")
+    for column in shown:
+        table.add_column(columns[column][0], justify="right")
     for name, row in results.items():
-        table.add_row(name, f"{row['linear']:.1%}", f"{row['knn']:.1%}", f"{row['rankme']:.1f}", f"{row['std']:.3f}")
+        table.add_row(name, *(format(row[column], columns[column][1]) for column in shown))
     Console().print(table)
 
 

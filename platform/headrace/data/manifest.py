@@ -226,4 +226,6 @@ def _places(source: str) -> list[Path]:
     beside = (
         path.parent / ".headrace" / f"{path.name}.parquet" if path.is_file() else path / ".headrace/manifest.parquet"
     )
-    return [beside, cache]
+    home = beside.parent.parent
+    nobodys = home.is_dir() and not home.stat().st_mode & 0o222  # read-only, and root shall respect it
+    return [cache] if nobodys else [beside, cache]

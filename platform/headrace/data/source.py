@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,7 @@ def locate(source: str, on_progress: Progress | None = None) -> str:
         return str(_demo(source, on_progress))
     if storage.is_remote(source):
         return source.rstrip("/")
-    path = Path(source).expanduser().absolute()
+    path = Path(os.path.normpath(Path(source).expanduser().absolute()))
     if not path.exists():
         raise UserError(f"there is no file or folder at {source!r}")
     return str(path)

@@ -146,8 +146,9 @@ def test_the_manifest_is_the_same_whatever_came_first(video_folder: Path) -> Non
 
 
 def test_a_read_only_source_is_indexed_in_the_cache(video_folder: Path) -> None:
-    (video_folder / ".headrace").write_text("a file where the manifest's folder would be")
+    video_folder.chmod(0o555)
     indexed(video_folder)
+    assert not (video_folder / ".headrace").exists()
     loaded = Manifest.load(str(video_folder))
     assert loaded is not None
     assert len(loaded) == 8
