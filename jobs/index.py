@@ -19,9 +19,8 @@ from data_pipelines.index import index, needs_ray
 from headrace.cluster.launch import ray_cluster
 from headrace.data.manifest import Manifest
 from headrace.data.scan import shards_of
-from headrace.data.source import locate
 from headrace.errors import exit_with_sentence
-from jobs.sources import Bar, cores
+from jobs.sources import Bar, cores, locate_or_make
 
 NAMED_ERRORS = 20
 
@@ -43,8 +42,7 @@ class Options:
 def main(arguments: Sequence[str]) -> int:
     """Index, and say what was found."""
     options = tyro.cli(Options, prog="index.py", args=arguments)
-    with Bar("drawing street scenes") as bar:
-        location = locate(options.source, bar)
+    location = locate_or_make(options.source)
     shards = shards_of(location)
     known = None if options.anew else Manifest.load(location)
     before = known.shards() if known else {}

@@ -14,6 +14,7 @@ from headrace.data.manifest import Manifest
 from headrace.data.scan import shards_of
 from headrace.data.source import locate, open_manifest
 from headrace.data.storage import StoredFile
+from headrace.demo import SCHEME, make_demo
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,21 @@ def open_source(source: str) -> Source:
     Raises:
         UserError: it does not exist, holds nothing usable, or changed since it was indexed.
     """
+    location = locate_or_make(source)
+    shards = shards_of(location)
+    return Source(location, shards, open_manifest(location, shards))
+
+
+def locate_or_make(source: str) -> str:
+    """Return a source's absolute location; a demo:// source is made first.
+
+    Raises:
+        UserError: there is no such path or demo.
+    """
+    if not source.startswith(SCHEME):
+        return locate(source)
     with Bar("drawing street scenes") as bar:
-        location = locate(source, bar)
-    return Source(location, shards_of(location), open_manifest(location))
+        return str(make_demo(source, bar))
 
 
 def cores() -> int:

@@ -66,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
     report = write_report(run)
     print(f"report: {report}")
     if outcome.outcome == "failed":
-        raise RunError(f"{outcome.message}\n(in full: {run / 'error.txt'}; go on with --resume {run})")
+        raise RunError(f"{outcome.message} (go on with --resume {run})")
     return 0
 
 

@@ -64,6 +64,7 @@ def test_ray_stays_in_its_rooms() -> None:
     ("room", "forbidden"),
     [
         ("data", ("torch", "headrace.models", "headrace.train", "headrace.cluster", "headrace.observe")),
+        ("demo", ("torch", "headrace.models", "headrace.train", "headrace.cluster", "headrace.observe")),
         ("layers", ("headrace.models", "headrace.train", "headrace.data", "headrace.cluster")),
         (
             "models",

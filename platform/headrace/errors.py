@@ -25,6 +25,23 @@ def did_you_mean(name: str, valid: Iterable[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(choices)}"
 
 
+def final_sentence(error: BaseException | None) -> str | None:
+    """Return the sentence of the UserError or RunError from which an error came, if it came from one.
+
+    Errors that crossed processes carry where they came from as `cause`, or only in their text.
+    """
+    while error is not None:
+        if isinstance(error, (UserError, RunError)):
+            return str(error)
+        for line in reversed(str(error).splitlines()):
+            for kind in (UserError, RunError):
+                _, found, sentence = line.partition(f"{kind.__name__}: ")
+                if found:
+                    return sentence.strip()
+        error = error.__cause__ or getattr(error, "cause", None)
+    return None
+
+
 def exit_with_sentence(main: Callable[[], int | None]) -> None:
     """Run an entry point: a UserError becomes one line on stderr and exit code 2, a RunError code 1."""
     try:

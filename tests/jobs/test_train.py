@@ -19,6 +19,7 @@ import pytest
 
 from headrace.observe.records import read_records
 from headrace.train.progress import newest_checkpoint, read_progress
+from jobs import index
 
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).resolve().parents[2]
@@ -132,8 +133,8 @@ class Ledger:
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory, clip_bytes: list[bytes]) -> Path:
     folder = tmp_path_factory.mktemp("clips")
-    for index, data in enumerate(clip_bytes):
-        (folder / f"clip{index}.mp4").write_bytes(data)
+    for number, data in enumerate(clip_bytes):
+        (folder / f"clip{number}.mp4").write_bytes(data)
     return folder
 
 
@@ -202,3 +203,26 @@ def test_ctrl_c_leaves_a_checkpoint_and_another_number_of_workers_goes_on(
     left, right = Ledger.of(undisturbed), Ledger.of(run)
     assert left.samples == right.samples
     assert right.loss == pytest.approx(left.loss, rel=1e-4)
+
+
+def test_too_many_broken_clips_end_the_run_at_once_with_the_reason(
+    source: Path, tmp_path: Path, clip_bytes: list[bytes]
+) -> None:
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    for path in source.glob("*.mp4"):
+        (clips / path.name).write_bytes(path.read_bytes())
+    index.main([str(clips)])
+    broken = clips / "clip5.mp4"
+    stat = broken.stat()
+    broken.write_bytes(bytes(len(clip_bytes[5])))
+    os.utime(broken, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # damage that the index cannot have seen
+    process = start(tmp_path / "run", clips, "--data.decoders", "1", "--data.failures", "0")
+    said, _ = process.communicate(timeout=240)
+    assert process.returncode == 1
+    assert "could not be decoded, more than the budget of 0.00%" in said.splitlines()[-1]
+    records = read_records(tmp_path / "run" / "metrics.jsonl")
+    assert [r["kind"] for r in records].count("start") == 1, "starting again would not help"
+    assert records[-1]["kind"] == "end"
+    assert records[-1]["outcome"] == "failed"
+    assert "clip5.mp4" in (tmp_path / "run" / "quarantine-0.jsonl").read_text()

@@ -18,9 +18,9 @@ from typing import Literal
 
 import ray
 
-from headrace.errors import RunError
+from headrace.errors import final_sentence
 from headrace.observe.records import METRICS_FILE, MetricsWriter
-from headrace.train.progress import STOP_FILE, newest_checkpoint, read_progress
+from headrace.train.progress import FAILED_FILE, STOP_FILE, newest_checkpoint, read_progress
 
 ERROR_FILE = "error.txt"
 
@@ -76,8 +76,9 @@ def see_through(
         steps: of the whole run.
         watch: displays the run until the function it is given says that it is over.
     """
-    stop = run / STOP_FILE
+    stop, failed = run / STOP_FILE, run / FAILED_FILE
     stop.unlink(missing_ok=True)
+    failed.unlink(missing_ok=True)
     outcomes: list[Outcome] = []
 
     def background() -> None:
@@ -100,7 +101,9 @@ def _write_end(run: Path, steps: int, error: BaseException | None) -> Outcome:
     outcome = Outcome("finished" if step >= steps else "stopped", step)
     if error is not None:
         (run / ERROR_FILE).write_text("".join(traceback.format_exception(error)))
-        outcome = Outcome("failed", step, reason_of(error))
+        outcome = Outcome("failed", step, final_sentence(error) or _last_line(error))
+    elif (run / FAILED_FILE).exists():
+        outcome = Outcome("failed", step, (run / FAILED_FILE).read_text())
     with MetricsWriter(run / METRICS_FILE) as metrics:
         metrics.write(
             {
@@ -114,15 +117,8 @@ def _write_end(run: Path, steps: int, error: BaseException | None) -> Outcome:
     return outcome
 
 
-def reason_of(error: BaseException) -> str:
-    """Return the sentence at the bottom of a chain of errors that crossed processes."""
-    text = str(error)
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    for line in reversed(lines):
-        for kind in (RunError.__name__, "UserError"):
-            marker = f"{kind}: "
-            if marker in line:
-                return line.partition(marker)[2]
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
 
 

@@ -19,8 +19,9 @@ from headrace.cluster.ingest import STREAM, ResumableStream, RoundRobin, StreamB
 from headrace.data.manifest import Manifest
 from headrace.data.order import Order
 from headrace.data.reader import Plan
-from headrace.errors import UserError
+from headrace.errors import UserError, final_sentence
 from headrace.recipe import Recipe
+from headrace.train.progress import FAILED_FILE
 
 
 @dataclass(frozen=True)
@@ -101,5 +102,13 @@ def _work(recipe: Recipe, run: Path, manifest_digest: str) -> None:
     from headrace.cluster.session import RaySession
     from headrace.train.loop import train  # what only the workers need is loaded only there
 
+    if (run / FAILED_FILE).exists():
+        return  # Ray starts lost workers again, whatever the reason; this one would come again too
     torch.set_num_threads(recipe.train.threads)
-    train(recipe, RaySession(run, manifest_digest))
+    try:
+        train(recipe, RaySession(run, manifest_digest))
+    except Exception as error:
+        sentence = final_sentence(error)
+        if sentence is not None:
+            (run / FAILED_FILE).write_text(sentence)
+        raise

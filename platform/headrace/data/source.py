@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from urllib.parse import parse_qsl, urlsplit
 
 from headrace.data import storage
-from headrace.data.demo import DemoConfig, make_demo_shards
 from headrace.data.manifest import Manifest
-from headrace.data.scan import shards_of
-from headrace.errors import UserError, did_you_mean
-
-DEMO_FOLDER = Path("demo_shards")
-
-Progress = Callable[[int, int], None]
-"""Told what is done and what there is to do."""
+from headrace.data.storage import StoredFile
+from headrace.errors import UserError
 
 
-def locate(source: str, on_progress: Progress | None = None) -> str:
-    """Return the absolute location of a source, made first if it is `demo://street?clips=64&seed=0`.
+def locate(source: str) -> str:
+    """Return the absolute location of a source.
 
     Raises:
-        UserError: there is no such path or no such demo.
+        UserError: there is no such path.
     """
-    if source.startswith("demo://"):
-        return str(_demo(source, on_progress))
     if storage.is_remote(source):
         return source.rstrip("/")
     path = Path(os.path.normpath(Path(source).expanduser().absolute()))
@@ -36,30 +25,13 @@ def locate(source: str, on_progress: Progress | None = None) -> str:
     return str(path)
 
 
-def open_manifest(location: str) -> Manifest | None:
+def open_manifest(location: str, shards: list[StoredFile]) -> Manifest | None:
     """Return a located source's manifest, checked against its shards; None where it was never indexed.
 
     Raises:
-        UserError: the source holds nothing usable, is not what it says, or changed since it was indexed.
+        UserError: the source changed since it was indexed.
     """
-    shards = {shard.path: shard for shard in shards_of(location)}
     manifest = Manifest.load(location)
     if manifest is not None:
-        manifest.check_fits(shards)
+        manifest.check_fits({shard.path: shard for shard in shards})
     return manifest
-
-
-def _demo(source: str, on_progress: Progress | None) -> Path:
-    parts = urlsplit(source)
-    if parts.netloc != "street":
-        raise UserError(f"there is no demo {parts.netloc!r}: demo://street is the one there is")
-    config = DemoConfig()
-    for name, value in parse_qsl(parts.query):
-        if name not in ("clips", "seed", "width", "height"):
-            raise UserError(f"{source!r} sets {name!r}: {did_you_mean(name, ['clips', 'seed', 'width', 'height'])}")
-        if not value.isdigit():
-            raise UserError(f"{source!r}: {name} is a whole number, got {value!r}")
-        config = replace(config, **{name: int(value)})
-    folder = DEMO_FOLDER / f"street-{config.clips}x{config.width}x{config.height}-{config.seed}"
-    make_demo_shards(folder, config, on_progress)
-    return folder.absolute()

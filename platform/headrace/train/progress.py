@@ -2,6 +2,7 @@
 
 <run>/checkpoints/step-00000100/progress.json
 <run>/STOP        its presence asks the workers for a checkpoint and an end
+<run>/FAILED      why the run cannot go on; starting the workers again would not help
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from headrace.errors import RunError
 CHECKPOINTS = "checkpoints"
 PROGRESS_FILE = "progress.json"
 STOP_FILE = "STOP"
+FAILED_FILE = "FAILED"
 _NAME = re.compile(r"step-(\d{8,})")
 
 

@@ -167,7 +167,7 @@ def test_a_read_only_source_is_indexed_in_the_cache(video_folder: Path) -> None:
 def test_what_cannot_be_a_source_is_one_sentence(tmp_path: Path, make: object, sentence: str) -> None:
     make(tmp_path)  # type: ignore[operator]
     with pytest.raises(UserError, match=sentence):
-        open_manifest(locate(str(tmp_path)))
+        shards_of(locate(str(tmp_path)))
 
 
 def test_no_such_path() -> None:
@@ -175,22 +175,15 @@ def test_no_such_path() -> None:
         locate("nowhere/at/all")
 
 
-def test_no_such_demo() -> None:
-    with pytest.raises(UserError, match="no demo 'alley'"):
-        locate("demo://alley")
-    with pytest.raises(UserError, match="did you mean 'clips'"):
-        locate("demo://street?clip=3")
-
-
 def test_a_manifest_that_no_longer_fits_is_refused(video_folder: Path) -> None:
     indexed(video_folder)
-    assert open_manifest(str(video_folder)) is not None
+    assert open_manifest(str(video_folder), shards_of(str(video_folder))) is not None
     os.utime(video_folder / "clip1.mp4", ns=(0, 0))
     with pytest.raises(UserError, match=r"clip1.mp4.*changed since it was indexed.*jobs/index.py"):
-        open_manifest(str(video_folder))
+        open_manifest(str(video_folder), shards_of(str(video_folder)))
     (video_folder / "clip1.mp4").unlink()
     with pytest.raises(UserError, match=r"clip1.mp4.*gone"):
-        open_manifest(str(video_folder))
+        open_manifest(str(video_folder), shards_of(str(video_folder)))
 
 
 def test_names_in_archives_are_never_paths(tmp_path: Path, clip_bytes: list[bytes]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.data.scenes import Color, Daytime, Scene, Weather
+from headrace.demo.scenes import Color, Daytime, Scene, Weather
 
 FloatArray = NDArray[np.floating[Any]]  # float32 throughout
 

@@ -15,10 +15,11 @@ import pytest
 from av.video.frame import PictureType
 from numpy.typing import NDArray
 
-from headrace.data.demo import DemoConfig, demo_sample, make_demo_shards
-from headrace.data.drawing import scene_frames
 from headrace.data.encode import encode_video
-from headrace.data.scenes import has_roadwork, street_scene
+from headrace.demo import make_demo
+from headrace.demo.dataset import DemoConfig, demo_sample, make_demo_shards
+from headrace.demo.drawing import scene_frames
+from headrace.demo.scenes import has_roadwork, street_scene
 from headrace.errors import UserError
 
 TINY = DemoConfig(clips=5, width=64, height=48, seconds=0.25, samples_per_shard=2)
@@ -180,3 +181,16 @@ def test_other_codecs_keep_the_count_of_frames(codec: str) -> None:
 def test_frames_that_cannot_be_encoded_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="got"):
         encode_video(np.zeros(shape, dtype=np.uint8), 24)
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        ("demo://alley", "no demo 'alley'"),
+        ("demo://street?clip=3", "did you mean 'clips'"),
+        ("demo://street?clips=many", "whole number, got 'many'"),
+    ],
+)
+def test_no_such_demo(source: str, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        make_demo(source)

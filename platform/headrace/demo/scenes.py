@@ -3,7 +3,7 @@
 A scene is a road with a constant bend, things beside it, traffic on it and, in every second one, roadwork:
 cones that taper off a lane, barriers, warning signs, a dug-up patch, machines and workers. Scenes without
 roadwork hold what is easily taken for it: orange cars and houses, autumn trees, red-and-white signs, people.
-`headrace.data.drawing` makes the pictures.
+`headrace.demo.drawing` makes the pictures.
 
 Metres; x to the right of the road's middle, y up, z along the road from where the camera starts. Traffic
 keeps right. Every number is a keyed draw with a name of its own, so a scene is a pure function of

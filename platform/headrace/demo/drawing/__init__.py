@@ -1,4 +1,4 @@
-"""Pictures of `headrace.data.scenes`: a pinhole camera over a flat, bending road.
+"""Pictures of `headrace.demo.scenes`: a pinhole camera over a flat, bending road.
 
     sky panorama -> ground, one shader over its pixels -> things, far to near -> glows -> lens
 
@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from headrace.data.drawing.backdrop import Ground, Sky, lens_of
-from headrace.data.drawing.brush import SCALE, Brush, add_glow, paint_rain
-from headrace.data.drawing.things import NEAR, PAINTERS
-from headrace.data.drawing.view import Camera, air_of, interleaved
-from headrace.data.scenes import Scene, Thing
+from headrace.demo.drawing.backdrop import Ground, Sky, lens_of
+from headrace.demo.drawing.brush import SCALE, Brush, add_glow, paint_rain
+from headrace.demo.drawing.things import NEAR, PAINTERS
+from headrace.demo.drawing.view import Camera, air_of, interleaved
+from headrace.demo.scenes import Scene, Thing
 
 _FAR = 110.0  # metres
 

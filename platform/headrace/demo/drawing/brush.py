@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from headrace.data.drawing.view import Air, Camera, FloatArray, planes_of, times
-from headrace.data.scenes import Color, Scene, Thing
+from headrace.demo.drawing.view import Air, Camera, FloatArray, planes_of, times
+from headrace.demo.scenes import Color, Scene, Thing
 from headrace.keyed import uniform
 
 Glow = tuple[float, float, float, Color]  # u, v and radius in pixels

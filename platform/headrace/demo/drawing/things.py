@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from headrace.data.drawing.brush import Brush, Plane, Points
-from headrace.data.drawing.view import times
-from headrace.data.scenes import Color, Thing
+from headrace.demo.drawing.brush import Brush, Plane, Points
+from headrace.demo.drawing.view import times
+from headrace.demo.scenes import Color, Thing
 
 NEAR = 1.4  # metres; what is nearer is behind the camera
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from headrace.data.drawing.view import (
+from headrace.demo.drawing.view import (
     CAMERA_HEIGHT,
     Air,
     Camera,
@@ -17,7 +17,7 @@ from headrace.data.drawing.view import (
     mix,
     planes_of,
 )
-from headrace.data.scenes import Scene
+from headrace.demo.scenes import Scene
 from headrace.keyed import uniform
 
 _TILE = 256  # the side of the ground's noise texture

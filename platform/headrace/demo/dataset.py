@@ -2,7 +2,7 @@
 
     demo-000000.tar: 000000.cls  000000.json  000000.mp4  000001.cls  ...      demo.json: what it was made by
 
-`headrace.data.scenes` says what is in a clip. Half of the clips have roadwork, whatever their number, and
+`headrace.demo.scenes` says what is in a clip. Half of the clips have roadwork, whatever their number, and
 weather, time of day, place and traffic are drawn without regard to it.
 """
 
@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from headrace.data.drawing import scene_frames
 from headrace.data.encode import encode_video
-from headrace.data.scenes import Scene, street_scene
 from headrace.data.shards import ShardWriter
+from headrace.demo.drawing import scene_frames
+from headrace.demo.scenes import Scene, street_scene
 from headrace.errors import UserError
 
 _VERSION = 1
