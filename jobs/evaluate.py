@@ -119,26 +119,27 @@ class Encoded:
 
 
 def _splits(train: Source, test: Source | None, limit: int) -> tuple[Manifest, Manifest]:
-    """Return the labelled samples to fit on and to score on; of one source, a fifth is kept to score on."""
+    """Return the samples to fit on and to score on; of one source, a fifth is kept to score on."""
+    first = _samples(train)
     if test is not None:
-        return _labelled(train).take(limit), _labelled(test).take(limit)
-    manifest = train.manifest().usable()
-    if len(manifest.classes) >= 2:
-        manifest = _labelled(train)
-    shuffled = keyed.permute(np.arange(len(manifest)), len(manifest), "evaluation split")[:limit]
+        return first.take(limit), _samples(test).take(limit)
+    shuffled = keyed.permute(np.arange(len(first)), len(first), "evaluation split")[:limit]
     cut = max(1, len(shuffled) // 5)
-    return manifest.rows(np.sort(shuffled[cut:])), manifest.rows(np.sort(shuffled[:cut]))
+    return first.rows(np.sort(shuffled[cut:])), first.rows(np.sort(shuffled[:cut]))
 
 
-def _labelled(source: Source) -> Manifest:
+def _samples(source: Source) -> Manifest:
+    """Return a source's labelled samples; all of them where there are no classes to tell apart."""
     usable = source.manifest().usable()
-    manifest = usable.rows(np.flatnonzero(usable.labels >= 0))
-    if len(manifest) < 10 or len(manifest.classes) < 2:
+    if len(usable.classes) < 2:
+        return usable
+    labelled = usable.rows(np.flatnonzero(usable.labels >= 0))
+    if len(labelled) < 10:
         raise UserError(
-            f"{source.location!r} has {len(manifest)} labelled samples of {len(usable.classes)} classes; probes need "
-            f"10 of 2: label it with `jobs/pack.py --metadata`, or name another source with --train"
+            f"{source.location!r} has {len(labelled)} labelled samples; probes need at least 10: label more with "
+            f"`jobs/pack.py --metadata`, or name another source with --train"
         )
-    return manifest
+    return labelled
 
 
 def _encoder(recipe: Recipe, weights: Path | None, device: torch.device) -> Objective:
@@ -199,8 +200,9 @@ def _say(results: dict[str, dict[str, float]], train: Encoded, test: Encoded) ->
     columns |= {"rankme": ("RankMe", ".1f"), "std": ("std x sqrt(d)", ".3f")}
     shown = [column for column in columns if column in results[RAW]]
     commonest = max(test.labels.count(label) for label in set(test.labels)) / len(test.labels)
-    title = f"fitted on {len(train.labels):,}, scored on {len(test.labels):,} samples"
-    table = Table(title=title + (f"; the commonest class is {commonest:.1%}" if "linear" in shown else ", no labels"))
+    about = f"; the commonest class is {commonest:.1%}" if "linear" in shown else "; no labels, so no probes"
+    print(f"fitted on {len(train.labels):,}, scored on {len(test.labels):,} samples{about}")
+    table = Table()
     table.add_column("features")
     for column in shown:
         table.add_column(columns[column][0], justify="right")
