@@ -13,7 +13,7 @@ import numpy as np
 
 from headrace.batch import Batch, DecodeCost, Failure
 from headrace.data.config import DataConfig
-from headrace.data.decode.table import build_decoder
+from headrace.data.decode.table import ByKind, build_decoder
 from headrace.data.failures import SampleError
 from headrace.data.manifest import Manifest
 from headrace.data.order import Order
@@ -55,7 +55,7 @@ class BatchReader:
     actor: str = field(default_factory=lambda: f"{os.uname().nodename}:{os.getpid()}")
 
     def __post_init__(self) -> None:
-        self._decoder = build_decoder(self.plan.data.decoder)
+        self._decoder = ByKind(image=build_decoder("image"), video=build_decoder(self.plan.data.decoder))
 
     def read(self, number: int) -> Batch:
         """Return micro-batch `number` of the run.
