@@ -23,8 +23,7 @@ import torch
 from data_pipelines.clips import micro_batches
 from headrace.cli import RECIPE_FILE, RunOptions, parse
 from headrace.cluster.launch import ray_cluster, see_through
-from headrace.cluster.trainer import build_trainer, plan_of, resources_for
-from headrace.data.config import PoolSize
+from headrace.cluster.trainer import build_trainer, check_room, plan_of, resources_for
 from headrace.errors import RunError, UserError, exit_with_sentence
 from headrace.observe.report import write_report
 from headrace.observe.watch import recorded_bytes, watch
@@ -50,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     with ray_cluster(cpus=workers + asked.most, dashboard=options.dashboard) as cluster:
         resources = resources_for(recipe, cluster)
         pool = recipe.data.pool(spare_cpus=int(cluster.get("CPU", 0)) - resources.cpus)
-        _check_room(workers, pool, cluster)
+        check_room(workers, pool, cluster)
         manifest = source.manifest().usable()
         plan = plan_of(recipe, len(manifest))
         last = recipe.train.micro_batches
@@ -84,16 +83,6 @@ def _open_run(recipe: Recipe, options: RunOptions) -> Path:
     run.mkdir(parents=True, exist_ok=True)
     save_recipe(recipe, run / RECIPE_FILE)
     return run
-
-
-def _check_room(workers: int, pool: PoolSize, cluster: dict[str, float]) -> None:
-    """Check that workers and decoders fit the cluster as it is; an autoscaling one may lack only decoders."""
-    cpus = cluster.get("CPU", 0.0)
-    if workers + pool.least > cpus:
-        raise UserError(
-            f"{workers} workers and {pool.least} decoders need {workers + pool.least} CPUs, but the cluster has "
-            f"{cpus:g}: lower --train.workers or --data.decoders, or add nodes"
-        )
 
 
 def run() -> None:

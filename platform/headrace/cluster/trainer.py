@@ -16,6 +16,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from headrace.cluster.ingest import STREAM, ResumableStream, RoundRobin, StreamBuilder
+from headrace.data.config import PoolSize
 from headrace.data.manifest import Manifest
 from headrace.data.order import Order
 from headrace.data.reader import Plan
@@ -49,13 +50,32 @@ def resources_for(recipe: Recipe, cluster: dict[str, float]) -> Resources:
     device = recipe.train.device
     if device == "auto":
         device = "cuda" if gpus >= workers else "cpu"
-    if device == "cuda" and gpus < workers:
+    if device == "cuda" and gpus < workers and not _only_coordinates(cluster):
         raise UserError(
             f"--train.device cuda needs a GPU for each of {workers} workers, but the cluster has {gpus:g}: lower "
             f"--train.workers, add GPU nodes, or use --train.device cpu"
         )
     worker = {"CPU": 1.0, "GPU": 1.0} if device == "cuda" else {"CPU": 1.0}
     return Resources(device, worker, workers)
+
+
+def check_room(workers: int, pool: PoolSize, cluster: dict[str, float]) -> None:
+    """Check that the workers and the least number of decoders fit the cluster.
+
+    Raises:
+        UserError: they do not, and the run would wait for ever.
+    """
+    cpus, needed = cluster.get("CPU", 0.0), workers + pool.least
+    if needed > cpus and not _only_coordinates(cluster):
+        raise UserError(
+            f"{workers} workers and {pool.least} decoders need {needed} CPUs, but the cluster has {cpus:g}: lower "
+            f"--train.workers or --data.decoders, or add nodes"
+        )
+
+
+def _only_coordinates(cluster: dict[str, float]) -> bool:
+    """Say whether the cluster is a head without CPUs, whose autoscaler brings nodes when they are asked for."""
+    return cluster.get("CPU", 0.0) == 0
 
 
 def plan_of(recipe: Recipe, samples: int) -> Plan:

@@ -1,0 +1,42 @@
+"""What a run asks of a cluster, and what is refused before it would wait for ever."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from headrace.cluster.trainer import check_room, resources_for
+from headrace.data.config import PoolSize
+from headrace.errors import UserError
+from headrace.recipe import Recipe
+from jobs.recipes import RECIPES
+
+
+def recipe(workers: int, device: str = "auto") -> Recipe:
+    base = RECIPES["demo"]()
+    train = replace(base.train, workers=workers, global_batch=8 * workers, device=device)  # type: ignore[arg-type]
+    return replace(base, train=train)
+
+
+def test_auto_takes_gpus_where_each_worker_has_one() -> None:
+    assert resources_for(recipe(2), {"CPU": 8, "GPU": 2}).device == "cuda"
+    assert resources_for(recipe(2), {"CPU": 8, "GPU": 1}).device == "cpu"
+    assert resources_for(recipe(2), {"CPU": 8, "GPU": 2}).worker == {"CPU": 1.0, "GPU": 1.0}
+    assert resources_for(recipe(2, "cpu"), {"CPU": 8, "GPU": 2}).device == "cpu"
+
+
+def test_gpus_that_are_not_there() -> None:
+    with pytest.raises(UserError, match="a GPU for each of 2 workers, but the cluster has 1"):
+        resources_for(recipe(2, "cuda"), {"CPU": 8, "GPU": 1})
+
+
+def test_a_cluster_that_is_too_small() -> None:
+    check_room(2, PoolSize(1, 4), {"CPU": 3})
+    with pytest.raises(UserError, match="2 workers and 2 decoders need 4 CPUs, but the cluster has 3"):
+        check_room(2, PoolSize(2, 2), {"CPU": 3})
+
+
+def test_a_head_that_only_coordinates_brings_nodes() -> None:
+    check_room(2, PoolSize(2, 2), {})
+    assert resources_for(recipe(2, "cuda"), {"memory": 1.0}).device == "cuda"
