@@ -5,6 +5,7 @@ The training loop knows only the two contracts of this file. It never asks which
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,33 +14,33 @@ from torch import Tensor, nn
 from headrace.batch import DeviceBatch
 
 
-class Objective(nn.Module):
+class Objective(nn.Module, ABC):
     """A model together with what it learns by."""
 
+    @abstractmethod
     def forward(self, batch: DeviceBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the mean loss over the batch (a scalar) and further scalars worth a curve, detached."""
-        raise NotImplementedError
 
     def after_step(self, step: int, steps: int) -> None:
         """Do what follows the optimizer's step number `step` (from 0) of `steps`; nothing by default."""
 
+    @abstractmethod
     def features(self, pixels: Tensor) -> Tensor:
         """Return the representation [B, D] of normalised pixels [B, T, C, H, W], for probes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def compiled_parts(self) -> Sequence[nn.Module]:
         """Return the modules that hold the arithmetic and have no data-dependent control flow."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(ABC):
     """What every model's config can do: build its objective for frames of a given size."""
 
+    @abstractmethod
     def build(self, height: int, width: int) -> Objective:
         """Return the objective for frames of height x width pixels.
 
         Raises:
             UserError: the size does not fit the model; the message says what does.
         """
-        raise NotImplementedError

@@ -111,7 +111,7 @@ class Meter:
         reasons = ", ".join(f"{count} x {reason}" for reason, count in self.reasons.most_common(3))
         raise RunError(
             f"{failures} of {samples} samples could not be decoded, more than the budget of {budget:.2%} "
-            f"({reasons or 'on another worker'}): see quarantine.jsonl in the run's folder; mend or remove them, or "
+            f"({reasons or 'on another worker'}): see quarantine-*.jsonl in the run's folder; mend or remove them, or "
             f"raise --data.failures"
         )
 

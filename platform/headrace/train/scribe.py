@@ -20,8 +20,6 @@ from headrace.train.progress import Progress
 from headrace.train.session import Session
 from headrace.train.step import StepResult
 
-QUARANTINE_FILES = "quarantine*.jsonl"
-
 
 class Scribe:
     """One rank's pen. Only rank 0 writes metrics; each rank writes the failures and the ledger of its own samples."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -154,4 +155,4 @@ def test_bf16_trains(manifest: Manifest, tmp_path: Path) -> None:
     recipe = replace(TINY, train=replace(TINY.train, precision="bf16"))
     run(recipe, manifest, tmp_path)
     assert all(value.dtype == torch.float32 for value in weights(recipe, tmp_path).values())
-    assert steps(tmp_path)[6] == steps(tmp_path)[6]
+    assert all(math.isfinite(loss) for loss in steps(tmp_path).values()), "a loss that is not finite is null"
