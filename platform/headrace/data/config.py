@@ -36,8 +36,9 @@ class DataConfig:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """Which frames of a clip are taken."""
 
-    decoder: Literal["auto", "pyav", "decord"] = "auto"
-    """Library that decodes video; what decord cannot open falls to PyAV. Images are always read by Pillow."""
+    decoder: Literal["auto", "sparse", "pyav", "decord"] = "auto"
+    """How video is decoded. sparse (auto): PyAV, only what the wanted frames need. pyav: every frame from the key frame
+    on. decord: what it cannot decode exactly falls to sparse. All give the same frames."""
 
     decoders: str = "auto"
     """Decode actors, one CPU each: a number, bounds MIN..MAX within which the pool scales by itself, or auto

@@ -48,3 +48,15 @@ class TooLarge(SampleError):
     """The sample exceeds a stated limit of pixels, frames or bytes."""
 
     reason = "too large"
+
+
+class TooSlow(SampleError):
+    """Decoding took longer than the stated limit."""
+
+    reason = "too slow"
+
+
+class Crashed(SampleError):
+    """The process that decoded it died."""
+
+    reason = "crashes the decoder"

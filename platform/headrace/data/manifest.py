@@ -24,9 +24,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from headrace.data import storage
+from headrace.data.decode.index import VideoIndex
 from headrace.data.storage import ByteRange, Compression, StoredFile
 from headrace.errors import UserError
 
+_FORMAT = "2"  # what the columns mean; a manifest of another format is made again
 SCHEMA = pa.schema(
     [
         ("key", pa.string()),  # unique within the source
@@ -43,6 +45,7 @@ SCHEMA = pa.schema(
         ("frames", pa.int64()),
         ("seconds", pa.float64()),
         ("key_frame_seconds", pa.list_(pa.float64())),
+        ("video_index", pa.large_binary()),  # where each frame's data lie: a packed `VideoIndex`, or null
         ("label", pa.string()),  # class name or number, null where there is none
         ("metadata", pa.string()),  # all that the user knows of the sample, as a JSON object
         ("error", pa.string()),  # null, or why the sample cannot be used, in a few stable words
@@ -69,6 +72,7 @@ class Row:
     frames: int | None = None
     seconds: float | None = None
     key_frame_seconds: tuple[float, ...] = ()
+    video_index: bytes | None = None
     label: str | None = None
     metadata: str | None = None
     error: str | None = None
@@ -125,6 +129,15 @@ class Manifest:
         return ByteRange(
             location, self._value("offset", row), self._value("size", row), self._value("compression", row)
         )
+
+    def key_frame_seconds(self, row: int) -> NDArray[np.float64]:
+        """Return when the frames at which decoding may begin are shown, ascending; 0 for an image."""
+        return np.array(self._value("key_frame_seconds", row) or [0.0])
+
+    def video_index(self, row: int) -> VideoIndex | None:
+        """Return where each frame's data lie in the sample in this row, None where only the file can tell."""
+        packed = self._value("video_index", row)
+        return None if packed is None else VideoIndex.from_bytes(packed)
 
     def key(self, row: int) -> str:
         return str(self._value("key", row))
@@ -195,8 +208,8 @@ class Manifest:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 partial = path.with_suffix(f".{os.getpid()}.partial")
-                source = {b"headrace.source": json.dumps(self.source).encode()}
-                pq.write_table(self.table.replace_schema_metadata(source), partial, compression="zstd")
+                about = {b"headrace.source": json.dumps(self.source), b"headrace.format": _FORMAT}
+                pq.write_table(self.table.replace_schema_metadata(about), partial, compression="zstd")
                 partial.replace(path)
                 return path
             except OSError as error:
@@ -205,9 +218,12 @@ class Manifest:
 
     @classmethod
     def load(cls, source: str) -> Manifest | None:
-        """Return the source's manifest, or None where it was never indexed."""
+        """Return the source's manifest, or None where it was never indexed, or by another version of this."""
         for path in _places(source):
             if path.is_file():
+                about = pq.read_schema(path).metadata or {}
+                if about.get(b"headrace.format", b"").decode() != _FORMAT:
+                    return None
                 return cls(source, pq.read_table(path, schema=SCHEMA).combine_chunks())
         return None
 

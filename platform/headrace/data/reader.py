@@ -17,7 +17,7 @@ from headrace.data.decode.table import ByKind, build_decoder
 from headrace.data.failures import SampleError
 from headrace.data.manifest import Manifest
 from headrace.data.order import Order
-from headrace.data.sampling import frame_times
+from headrace.data.sampling import frame_times, nearest_times
 from headrace.errors import RunError
 
 RESERVE_ATTEMPTS = 16
@@ -102,8 +102,11 @@ class BatchReader:
         seed = plan.order.seed_of(position, self.manifest.key(row))
         length = float(self.manifest.seconds[row])
         times = frame_times(plan.data.sampling, length, seed, jitter=plan.training)
-        with self.manifest.bytes_of(row).open() as file:
-            return seed, self._decoder.decode(file, times, out)
+        if plan.data.sampling.key_frames:
+            times = nearest_times(times, self.manifest.key_frame_seconds(row))
+        index = self.manifest.video_index(row)
+        with self.manifest.bytes_of(row).open(in_pieces=index is not None) as file:
+            return seed, self._decoder.decode(file, times, out, index)
 
     def _failure(self, row: int, position: int, error: SampleError) -> Failure:
         where = self.manifest.bytes_of(row)

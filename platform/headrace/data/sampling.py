@@ -35,6 +35,10 @@ class SamplingConfig:
     stride_seconds: float = 0.1
     """Seconds from one frame to the next in mode clip; has no effect in mode uniform."""
 
+    key_frames: bool = False
+    """Take the key frame nearest to each time instead of the frame at it. Far cheaper to decode, and not exact: times
+    are no longer evenly spread, and where key frames are rare, frames repeat."""
+
     def __post_init__(self) -> None:
         if self.frames < 1:
             raise UserError(f"frames must be at least 1, got {self.frames}")
@@ -91,3 +95,12 @@ def _clip_times(frames: int, stride_seconds: float, seconds: float, seed: int, *
     start = room * (float(uniform("frame_times", seed)) if jitter else 0.5)
     times: NDArray[np.float64] = np.minimum(start + np.arange(frames) * stride_seconds, seconds)
     return times
+
+
+def nearest_times(times_seconds: NDArray[np.float64], choices_seconds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return for each time [T] the nearest of the choices [K], which are ascending; of two as near, the earlier."""
+    after = np.searchsorted(choices_seconds, times_seconds).clip(1, max(1, len(choices_seconds) - 1))
+    before = choices_seconds[after - 1]
+    after = choices_seconds[np.minimum(after, len(choices_seconds) - 1)]
+    nearest: NDArray[np.float64] = np.where(times_seconds - before <= after - times_seconds, before, after)
+    return nearest

@@ -109,6 +109,7 @@ def _row(shard: StoredFile, member: _Member) -> Row:
         frames=info.frames,
         seconds=info.seconds,
         key_frame_seconds=info.key_frame_seconds,
+        video_index=None if info.index is None else info.index.to_bytes(),
     )
 
 

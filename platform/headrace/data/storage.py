@@ -7,14 +7,18 @@ from the storage library's standard chain and are never part of a location.
 from __future__ import annotations
 
 import io
+import os
 import zlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal, cast
 
 from pyarrow import fs
 
+from headrace.data.ranges import LOCAL_GAP_BYTES, Range, Request, cut, plan_requests
 from headrace.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,7 +27,11 @@ if TYPE_CHECKING:
 Compression = Literal["stored", "deflate"]
 
 WINDOW_BYTES = 64 << 20
-"""Samples up to this size are read whole, in one request; larger ones piece by piece as they are decoded."""
+"""Samples up to this size are read whole, in one request, where all of them is needed; larger ones as they are read."""
+
+_LOCAL_BUFFER_BYTES, _REMOTE_BUFFER_BYTES = 1 << 20, 8 << 20
+_REMOTE_GAP_BYTES = 512 << 10  # what object storage sends in about the time that it takes to answer
+_REMOTE_REQUESTS = 8  # at a time, for one sample
 
 MAX_INFLATED_BYTES = 4 << 30
 """A compressed member may not unpack to more than this, whatever its archive says."""
@@ -47,33 +55,70 @@ class ByteRange:
     size: int
     compression: Compression = "stored"
 
-    def open(self) -> BinaryIO:
-        """Return a seekable file that holds just these bytes: in memory, or a window if they are many.
+    def open(self, *, in_pieces: bool = False) -> BinaryIO:
+        """Return a seekable file that holds just these bytes.
+
+        Args:
+            in_pieces: only some of the bytes will be read. The file is then a `ranges.RangeFile` that reads just
+                them, unless they are compressed; else it is read at once, into memory, if it is not large.
 
         Raises:
             OSError: the storage failed, or holds fewer bytes than the range says.
         """
-        file = open_file(self.location)
-        if self.compression == "stored" and self.size > WINDOW_BYTES:
-            return io.BufferedReader(_Window(file, self.offset, self.size), buffer_size=1 << 20)
-        with file:
+        if self.compression == "stored" and (in_pieces or self.size > WINDOW_BYTES):
+            return _PiecewiseFile(self)
+        with open_file(self.location) as file:
             file.seek(self.offset)
             data = file.read(self.size)
-        if len(data) != self.size:
-            raise OSError(
-                f"{self.location} ends at byte {self.offset + len(data)}, but the manifest expects "
-                f"{self.offset + self.size}: it changed since it was indexed"
-            )
+        _check_whole(self, self.size, len(data))
         if self.compression == "deflate":
             data = zlib.decompressobj(wbits=-15).decompress(data, MAX_INFLATED_BYTES)
         return io.BytesIO(data)
 
 
-class _Window(io.RawIOBase):
-    """The bytes offset ... offset + size of a file, as a file."""
+class _PiecewiseFile(io.BufferedReader):
+    """A byte range as a file that reads what is asked of it; see `ranges.RangeFile`."""
 
-    def __init__(self, file: BinaryIO, offset: int, size: int) -> None:
-        self._file, self._offset, self._size, self._at = file, offset, size, 0
+    def __init__(self, where: ByteRange) -> None:
+        self._window = _Window(where)
+        self._is_remote = is_remote(where.location)
+        super().__init__(self._window, _REMOTE_BUFFER_BYTES if self._is_remote else _LOCAL_BUFFER_BYTES)
+
+    def read_ranges(self, ranges: Sequence[Range]) -> list[bytes]:
+        """See `ranges.RangeFile`. From object storage, several requests go on at a time."""
+        if not self._is_remote:
+            return cut(ranges, plan_requests(ranges, LOCAL_GAP_BYTES), self._read)
+        requests = plan_requests(ranges, _REMOTE_GAP_BYTES)
+        with ThreadPoolExecutor(_REMOTE_REQUESTS) as threads:
+            answers = dict(zip(requests, threads.map(self._read, requests), strict=True))
+        return cut(ranges, requests, answers.__getitem__)
+
+    def _read(self, request: Request) -> bytes:
+        return self._window.read_at(request.offset, request.size)
+
+
+class _Window(io.RawIOBase):
+    """The bytes of a range, as a file without a buffer."""
+
+    def __init__(self, where: ByteRange) -> None:
+        self._where, self._file = where, open_file(where.location, buffered=False)
+        self._offset, self._size, self._at = where.offset, where.size, 0
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Return these bytes, fewer where the range ends; any thread may ask."""
+        wanted = max(0, min(size, self._size - offset))
+        data = self._read_at(self._offset + offset, wanted)
+        _check_whole(self._where, offset + wanted, offset + len(data))
+        return data
+
+    def _read_at(self, offset: int, size: int) -> bytes:
+        if hasattr(self._file, "read_at"):
+            return bytes(self._file.read_at(size, offset))
+        pieces = []
+        while size and (piece := os.pread(self._file.fileno(), size, offset)):
+            pieces.append(piece)
+            offset, size = offset + len(piece), size - len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def readable(self) -> bool:
         return True
@@ -91,8 +136,7 @@ class _Window(io.RawIOBase):
 
     def readinto(self, buffer: Buffer) -> int:
         view = memoryview(buffer).cast("B")
-        self._file.seek(self._offset + self._at)
-        data = self._file.read(max(0, min(len(view), self._size - self._at)))
+        data = self.read_at(self._at, len(view))
         view[: len(data)] = data
         self._at += len(data)
         return len(data)
@@ -100,6 +144,14 @@ class _Window(io.RawIOBase):
     def close(self) -> None:
         self._file.close()
         super().close()
+
+
+def _check_whole(where: ByteRange, expected: int, found: int) -> None:
+    if found != expected:
+        raise OSError(
+            f"{where.location} ends at byte {where.offset + found}, but the manifest expects "
+            f"{where.offset + expected}: it changed since it was indexed"
+        )
 
 
 def list_files(root: str) -> list[StoredFile]:
@@ -135,12 +187,13 @@ def is_remote(location: str) -> bool:
     return "://" in location
 
 
-def open_file(location: str) -> BinaryIO:
+def open_file(location: str, *, buffered: bool = True) -> BinaryIO:
     """Return a seekable file over a whole location; reads only what is asked of it."""
     if not is_remote(location):
-        return Path(location).open("rb")
-    filesystem, path = _filesystem(location)
-    file: BinaryIO = filesystem.open_input_file(path)
+        path = Path(location)
+        return path.open("rb") if buffered else cast(BinaryIO, path.open("rb", buffering=0))
+    filesystem, name = _filesystem(location)
+    file: BinaryIO = filesystem.open_input_file(name)
     return file
 
 

@@ -10,8 +10,9 @@ microsecond, so that index / fps finds its frame. Frames that an edit list hides
 **Exactness**: frames are those of a decode of the whole file from its start; never a neighbour, never a
 picture with its damage painted over.
 
-**Geometry**: the picture is turned upright, scaled to cover height x width (short side fits, aspect kept,
-pixels taken as square) with an antialiased bilinear filter, and cut to its centre. Transparency is dropped.
+**Geometry**: the picture is cut to the largest central box of the proportions of height x width (aspect kept,
+pixels taken as square; see `geometry`), scaled to height x width with an antialiased bilinear filter, and turned
+upright. Transparency is dropped.
 
 **Errors** about the sample are subclasses of `headrace.data.failures.SampleError`. A file that ends early,
 but after the wanted frames, is no error; a wanted frame behind the damage is `Truncated`. What the storage
@@ -26,6 +27,8 @@ from typing import BinaryIO, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from headrace.data.decode.index import VideoIndex
+
 
 @dataclass(frozen=True)
 class MediaInfo:
@@ -37,7 +40,9 @@ class MediaInfo:
         width, height: pixels, upright (after rotation).
         frames: frames counted by demuxing, not the header's claim.
         seconds: from the first frame's start to the last frame's end; 0 for an image.
-        key_frame_seconds: presentation times of the key frames, ascending, the first frame at 0.
+        key_frame_seconds: presentation times of the frames at which decoding may begin, ascending, the first at 0.
+        index: where each frame's data lie, so that wanted frames can be read and decoded without opening the
+            file; None for images and where that would not be certain to give the same frames.
     """
 
     kind: Literal["video", "image"]
@@ -47,6 +52,7 @@ class MediaInfo:
     frames: int
     seconds: float
     key_frame_seconds: tuple[float, ...] = (0.0,)
+    index: VideoIndex | None = None
 
 
 class Decoder(Protocol):
@@ -54,13 +60,21 @@ class Decoder(Protocol):
 
     name: str
 
-    def decode(self, file: BinaryIO, times_seconds: NDArray[np.float64], out: NDArray[np.uint8]) -> NDArray[np.float64]:
+    def decode(
+        self,
+        file: BinaryIO,
+        times_seconds: NDArray[np.float64],
+        out: NDArray[np.uint8],
+        index: VideoIndex | None = None,
+    ) -> NDArray[np.float64]:
         """Write the frames at the given times into `out`.
 
         Args:
             file: seekable, at 0; holds the whole sample.
             times_seconds: [T], any order, repeats allowed.
             out: [T, H, W, 3] uint8, C-contiguous; its shape says what size is wanted.
+            index: what `probe` learnt of this very file, for decoders that can use it; the frames are the same
+                without.
 
         Returns:
             [T] float64: the presentation times of the frames that were given.

@@ -18,10 +18,11 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.data.decode.demux import DemuxedVideo, Timeline, decoding_error, open_video
-from headrace.data.decode.geometry import cover_size, crop_centre
+from headrace.data.decode.demux import DemuxedVideo, decoding_error, open_video
+from headrace.data.decode.index import Timeline, VideoIndex
 from headrace.data.decode.limits import Limits
-from headrace.data.decode.pyav import first_frame, frame_orientation, holds_key_frames
+from headrace.data.decode.pyav import first_frame, holds_entries
+from headrace.data.decode.scale import frame_orientation
 from headrace.data.failures import UnsupportedCodec
 
 _CONTAINERS = ("mov,", "matroska,")
@@ -37,13 +38,18 @@ class DecordDecoder:
         self._limits = limits or Limits()
         self._decord = _import_decord()
 
-    def decode(self, file: BinaryIO, times_seconds: NDArray[np.float64], out: NDArray[np.uint8]) -> NDArray[np.float64]:
+    def decode(
+        self,
+        file: BinaryIO,
+        times_seconds: NDArray[np.float64],
+        out: NDArray[np.uint8],
+        index: VideoIndex | None = None,
+    ) -> NDArray[np.float64]:
         """See `headrace.data.decode.Decoder.decode`.
 
         Raises:
             UnsupportedCodec: also for what decord would open but decode wrongly.
         """
-        target_height, target_width = out.shape[1:3]
         with open_video(file, self._limits) as video:
             _refuse_what_decord_gets_wrong(video)
             try:
@@ -53,17 +59,21 @@ class DecordDecoder:
             orientation = frame_orientation(frame)
             if orientation.mirrored:
                 raise UnsupportedCodec("decord does not mirror pictures")
-            timeline = video.timeline
-            index = timeline.on_screen(times_seconds)
-            if not holds_key_frames(video, timeline.ids[index].tolist()):
+            assert video.index is not None
+            timeline = video.index.timeline
+            which = timeline.on_screen(times_seconds)
+            if not holds_entries(video, timeline.ids[which].tolist()):
                 raise UnsupportedCodec("decord would begin where decoding may not begin")
-            height, width = cover_size(*orientation.size(frame.height, frame.width), target_height, target_width)
-        wanted, slots = np.unique(index, return_inverse=True)
+        wanted, slots = np.unique(which, return_inverse=True)
         file.seek(0)
+        target_height, target_width = out.shape[1:3]
+        height, width = orientation.size(frame.height, frame.width)
+        scale = max(target_height / height, target_width / width)
+        height, width = max(target_height, round(height * scale)), max(target_width, round(width * scale))
         frames = self._frames(file, timeline, wanted, height, width)
-        for slot, which in enumerate(slots):
-            out[slot] = crop_centre(frames[which], target_height, target_width)
-        return timeline.seconds[index]
+        top, left = (height - target_height) // 2, (width - target_width) // 2  # decord cannot crop before it scales
+        out[:] = frames[slots, top : top + target_height, left : left + target_width]
+        return timeline.seconds[which]
 
     def _frames(
         self, file: BinaryIO, timeline: Timeline, wanted: NDArray[np.int64], height: int, width: int
@@ -94,8 +104,9 @@ def _refuse_what_decord_gets_wrong(video: DemuxedVideo) -> None:
     reasons = {
         f"the container {video.container}": not video.container.startswith(_CONTAINERS),
         "uncertain time stamps": not video.has_certain_times,
-        "an edit list that hides frames": len(video.shown) < len(video.packets),
+        "an edit list that hides frames": video.hides_frames,
         "open groups of pictures": video.has_leading_pictures,
+        "key frames at which decoding may not begin": not video.marks_only_entries,
         "a damaged file": video.damaged,
     }
     if present := [reason for reason, holds in reasons.items() if holds]:

@@ -1,11 +1,13 @@
-"""From a picture as it is stored to the picture that is wanted: upright, covering, cut to the centre.
+"""From a picture as it is stored to the picture that is wanted: cut to the centre, scaled, upright.
 
-    stored            upright            scaled to cover      cut to its centre
-    +--------+        +----+             +------+             +------+
-    |        |  ->    |    |      ->     |      |      ->     |      |
-    +--------+        |    |             |      |             |      |
-                      +----+             |      |             +------+
-                                         +------+
+    stored             its centre, in the         scaled to         upright
+                       target's proportions       the target
+    +-----------+          +-----+
+    |           |    ->    |     |         ->       +---+     ->     +---+
+    |           |          |     |                  +---+            |   |
+    +-----------+          +-----+                                   +---+
+
+Cutting first means that no pixel is scaled which is then thrown away.
 
 Pixels are taken as square: a sample aspect ratio in the header is not applied, as in torchcodec and decord.
 """
@@ -46,6 +48,11 @@ class Orientation:
             picture = picture.swapaxes(0, 1)
         return picture[:: -1 if self.flip_rows else 1, :: -1 if self.flip_columns else 1]
 
+    def undo(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return a stored view of an upright picture [H, W, C]."""
+        picture = picture[:: -1 if self.flip_rows else 1, :: -1 if self.flip_columns else 1]
+        return picture.swapaxes(0, 1) if self.transpose else picture
+
 
 def orientation_from_matrix(display_matrix: bytes) -> Orientation:
     """Return the orientation that a display matrix asks for (ISO/IEC 14496-12, 6.2.2; FFmpeg's side data).
@@ -59,13 +66,33 @@ def orientation_from_matrix(display_matrix: bytes) -> Orientation:
     return Orientation(True, flip_rows=b < 0, flip_columns=c < 0)
 
 
-def cover_size(height: int, width: int, target_height: int, target_width: int) -> tuple[int, int]:
-    """Return the (height, width) to which a picture is scaled so that it just covers the target."""
+@dataclass(frozen=True)
+class Box:
+    """A rectangle of a picture: rows top ... top + height - 1, columns left ... left + width - 1."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def centre_box(height: int, width: int, target_height: int, target_width: int, step: int = 1) -> Box:
+    """Return the largest central box of a picture that has the target's aspect ratio, to the nearest pixel.
+
+    Args:
+        height, width: of the picture.
+        target_height, target_width: of what the box will be scaled to.
+        step: the box begins at multiples of it and ends at one or at the picture's edge; 2 where colour is
+            stored at half the resolution.
+    """
     scale = max(target_height / height, target_width / width)
-    return max(target_height, round(height * scale)), max(target_width, round(width * scale))
+    top, box_height = _centre(height, target_height / scale, step)
+    left, box_width = _centre(width, target_width / scale, step)
+    return Box(top, left, box_height, box_width)
 
 
-def crop_centre(picture: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """Return a view of the central height x width of a picture [H, W, C] that covers it."""
-    top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
-    return picture[top : top + height, left : left + width]
+def _centre(length: int, wanted: float, step: int) -> tuple[int, int]:
+    inner = max(step, round(wanted / step) * step)
+    if inner >= length:
+        return 0, length
+    return (length - inner) // (2 * step) * step, inner

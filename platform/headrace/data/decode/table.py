@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.data.decode import Decoder
+from headrace.data.decode.index import VideoIndex
 from headrace.data.decode.sniff import is_image, read_head
 from headrace.data.failures import NotMedia, UnsupportedCodec
 from headrace.errors import UserError, did_you_mean
@@ -22,10 +23,16 @@ class ByKind:
     def __init__(self, image: Decoder, video: Decoder) -> None:
         self._image, self._video = image, video
 
-    def decode(self, file: BinaryIO, times_seconds: NDArray[np.float64], out: NDArray[np.uint8]) -> NDArray[np.float64]:
+    def decode(
+        self,
+        file: BinaryIO,
+        times_seconds: NDArray[np.float64],
+        out: NDArray[np.uint8],
+        index: VideoIndex | None = None,
+    ) -> NDArray[np.float64]:
         """See `headrace.data.decode.Decoder.decode`."""
         decoder = self._image if is_image(read_head(file)) else self._video
-        return decoder.decode(file, times_seconds, out)
+        return decoder.decode(file, times_seconds, out, index)
 
 
 class WithFallback:
@@ -35,19 +42,31 @@ class WithFallback:
         self.name = first.name
         self._first, self._second = first, second
 
-    def decode(self, file: BinaryIO, times_seconds: NDArray[np.float64], out: NDArray[np.uint8]) -> NDArray[np.float64]:
+    def decode(
+        self,
+        file: BinaryIO,
+        times_seconds: NDArray[np.float64],
+        out: NDArray[np.uint8],
+        index: VideoIndex | None = None,
+    ) -> NDArray[np.float64]:
         """See `headrace.data.decode.Decoder.decode`."""
         try:
-            return self._first.decode(file, times_seconds, out)
+            return self._first.decode(file, times_seconds, out, index)
         except (UnsupportedCodec, NotMedia):
             file.seek(0)
-            return self._second.decode(file, times_seconds, out)
+            return self._second.decode(file, times_seconds, out, index)
+
+
+def _sparse() -> Decoder:
+    from headrace.data.decode.pyav import PyAVDecoder
+
+    return PyAVDecoder()
 
 
 def _pyav() -> Decoder:
     from headrace.data.decode.pyav import PyAVDecoder
 
-    return PyAVDecoder()
+    return PyAVDecoder(sparse=False)
 
 
 def _image() -> Decoder:
@@ -59,16 +78,17 @@ def _image() -> Decoder:
 def _decord() -> Decoder:
     from headrace.data.decode.decord import DecordDecoder
 
-    return WithFallback(DecordDecoder(), _pyav())
+    return WithFallback(DecordDecoder(), _sparse())
 
 
 def _auto() -> Decoder:
-    return ByKind(image=_image(), video=_pyav())
+    return ByKind(image=_image(), video=_sparse())
 
 
 DECODERS: dict[str, Callable[[], Decoder]] = {
-    "auto": _auto,  # images with Pillow, videos with PyAV
-    "pyav": _pyav,
+    "auto": _auto,  # images with Pillow, videos sparsely
+    "sparse": _sparse,  # PyAV, and only what the wanted frames need
+    "pyav": _pyav,  # PyAV, every frame from the key frame on
     "decord": _decord,  # what decord cannot decode exactly falls to PyAV
     "image": _image,
 }
