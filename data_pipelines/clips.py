@@ -15,20 +15,36 @@ from numpy.typing import NDArray
 
 from headrace.batch import Batch
 from headrace.cluster.blocks import MicroBatchNumbers, from_row, to_row
-from headrace.cluster.ingest import stream_context
+from headrace.cluster.ingest import died_before, stream_context
 from headrace.data.config import PoolSize
 from headrace.data.manifest import Manifest
 from headrace.data.reader import BatchReader, Plan
 
+_CAREFUL_MICRO_BATCHES = 16
+"""More than Ray gives to an actor at a time: whatever an actor died of is among as many that its successor reads."""
+
 
 class Decode:
-    """A decode actor: one process, one CPU, the manifest in shared memory."""
+    """A decode actor: one process, one CPU, the manifest in shared memory.
+
+    One that stands in for an actor that died decodes its first micro-batches in isolation: if it was a clip that
+    killed the decoder, this costs the clip, and not one actor after the other.
+    """
 
     def __init__(self, manifest: ray.ObjectRef[Manifest], plan: Plan) -> None:
         self._reader = BatchReader(ray.get(manifest), plan)
+        self._careful = BatchReader(self._reader.manifest, plan, isolated=True)
+        self._careful_for = _CAREFUL_MICRO_BATCHES if died_before() else 0
 
     def __call__(self, numbers: dict[str, NDArray[np.int64]]) -> dict[str, NDArray[Any]]:
-        return to_row(self._reader.read(int(numbers["number"][0])))
+        number = int(numbers["number"][0])
+        if self._careful_for == 0:
+            return to_row(self._reader.read(number))
+        batch = self._careful.read(number)
+        self._careful_for -= 1
+        if self._careful_for == 0:
+            self._careful.close()
+        return to_row(batch)
 
 
 def micro_batches(
@@ -47,7 +63,12 @@ def micro_batches(
     actors = ray.data.ActorPoolStrategy(min_size=pool.least, max_size=pool.most)
     numbers = ray.data.read_datasource(MicroBatchNumbers(first, last), num_cpus=0, concurrency=1)
     decoded: ray.data.Dataset = numbers.map_batches(
-        Decode, fn_constructor_args=(manifest, plan), batch_size=1, compute=actors, num_cpus=1
+        Decode,
+        fn_constructor_args=(manifest, plan),
+        batch_size=1,
+        compute=actors,
+        num_cpus=1,
+        num_gpus=plan.data.decoder_gpus,
     )
     return decoded
 

@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     with ray_cluster(cpus=workers + asked.most, dashboard=options.dashboard) as cluster:
         resources = resources_for(recipe, cluster)
         pool = recipe.data.pool(spare_cpus=int(cluster.get("CPU", 0)) - resources.cpus)
-        check_room(workers, pool, cluster)
+        check_room(recipe, resources, pool, cluster)
         manifest = source.manifest().usable()
         plan = plan_of(recipe, len(manifest))
         last = recipe.train.micro_batches

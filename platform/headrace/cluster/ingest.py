@@ -7,11 +7,13 @@ splits equally, which drops a remainder.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 import ray.data
 from ray.data import ExecutionResources
 from ray.train import DataConfig
@@ -77,3 +79,10 @@ def stream_context(in_flight_bytes: int) -> None:
     context.target_max_block_size = 1  # a block is a row: nothing is joined, nothing is split
     context.execution_options.preserve_order = True
     context.execution_options.resource_limits = ExecutionResources(object_store_memory=in_flight_bytes)
+
+
+def died_before() -> bool:
+    """Say whether the actor that asks stands in for one that died."""
+    with warnings.catch_warnings():  # announced to go, with nothing that takes its place
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return bool(ray.get_runtime_context().was_current_actor_reconstructed)

@@ -59,17 +59,27 @@ def resources_for(recipe: Recipe, cluster: dict[str, float]) -> Resources:
     return Resources(device, worker, workers)
 
 
-def check_room(workers: int, pool: PoolSize, cluster: dict[str, float]) -> None:
+def check_room(recipe: Recipe, resources: Resources, pool: PoolSize, cluster: dict[str, float]) -> None:
     """Check that the workers and the least number of decoders fit the cluster.
 
     Raises:
         UserError: they do not, and the run would wait for ever.
     """
+    if _only_coordinates(cluster):
+        return
+    workers = recipe.train.workers
     cpus, needed = cluster.get("CPU", 0.0), workers + pool.least
-    if needed > cpus and not _only_coordinates(cluster):
+    if needed > cpus:
         raise UserError(
             f"{workers} workers and {pool.least} decoders need {needed} CPUs, but the cluster has {cpus:g}: lower "
             f"--train.workers or --data.decoders, or add nodes"
+        )
+    gpus = cluster.get("GPU", 0.0)
+    needed_gpus = workers * resources.worker.get("GPU", 0.0) + pool.least * recipe.data.decoder_gpus
+    if needed_gpus > gpus:
+        raise UserError(
+            f"{workers} workers and {pool.least} decoders need {needed_gpus:g} GPUs, but the cluster has {gpus:g}: "
+            f"lower --data.decoder-gpus or --data.decoders, or add nodes"
         )
 
 

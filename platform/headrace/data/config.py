@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Literal
 
+from headrace.data.decode.table import check_decoder
 from headrace.data.order import Shuffle
 from headrace.data.sampling import SamplingConfig
 from headrace.errors import UserError
@@ -36,9 +36,13 @@ class DataConfig:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """Which frames of a clip are taken."""
 
-    decoder: Literal["auto", "sparse", "pyav", "decord"] = "auto"
+    decoder: str = "auto"
     """How video is decoded. sparse (auto): PyAV, only what the wanted frames need. pyav: every frame from the key frame
-    on. decord: what it cannot decode exactly falls to sparse. All give the same frames."""
+    on. decord, torchcodec, nvdec (on the GPU): what they cannot decode exactly falls to sparse. Or MODULE:FUNCTION,
+    which returns a decoder of your own."""
+
+    decoder_gpus: float = 0.0
+    """Share of a GPU that each decode actor reserves; nvdec needs one beside those of the training workers."""
 
     decoders: str = "auto"
     """Decode actors, one CPU each: a number, bounds MIN..MAX within which the pool scales by itself, or auto
@@ -60,6 +64,11 @@ class DataConfig:
             raise UserError(f"--data.failures is a share between 0 and 1, got {self.failures}")
         if self.read_ahead < 1:
             raise UserError(f"--data.read-ahead must be at least 1, got {self.read_ahead}")
+        check_decoder(self.decoder)
+        if self.decoder == "nvdec" and self.decoder_gpus <= 0:
+            raise UserError(
+                "--data.decoder nvdec needs a GPU: say with --data.decoder-gpus which share each actor takes"
+            )
         self.pool(spare_cpus=1)
 
     def pool(self, spare_cpus: int) -> PoolSize:

@@ -13,6 +13,7 @@ import numpy as np
 
 from headrace.batch import Batch, DecodeCost, Failure
 from headrace.data.config import DataConfig
+from headrace.data.decode.isolated import IsolatedDecoder
 from headrace.data.decode.table import ByKind, build_decoder
 from headrace.data.failures import SampleError
 from headrace.data.manifest import Manifest
@@ -48,14 +49,27 @@ class Plan:
 
 @dataclass
 class BatchReader:
-    """Reads micro-batches of one plan from one manifest."""
+    """Reads micro-batches of one plan from one manifest.
+
+    Attributes:
+        isolated: decode in another process, so that a sample which ends its decoder's process is one bad sample.
+        actor: who decodes, for the records.
+    """
 
     manifest: Manifest
     plan: Plan
+    isolated: bool = False
     actor: str = field(default_factory=lambda: f"{os.uname().nodename}:{os.getpid()}")
 
     def __post_init__(self) -> None:
-        self._decoder = ByKind(image=build_decoder("image"), video=build_decoder(self.plan.data.decoder))
+        names = ("image", self.plan.data.decoder)
+        self._isolated = [IsolatedDecoder(name) for name in names] if self.isolated else []
+        self._decoder = ByKind(*(self._isolated or map(build_decoder, names)))
+
+    def close(self) -> None:
+        """End the processes that isolated decoding started; it can go on, with others."""
+        for decoder in self._isolated:
+            decoder.close()
 
     def read(self, number: int) -> Batch:
         """Return micro-batch `number` of the run.

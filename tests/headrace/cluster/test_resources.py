@@ -9,7 +9,7 @@ import pytest
 from headrace.cluster.trainer import check_room, resources_for
 from headrace.data.config import PoolSize
 from headrace.errors import UserError
-from headrace.recipe import Recipe
+from headrace.recipe import Recipe, replace_at
 from jobs.recipes import RECIPES
 
 
@@ -31,12 +31,23 @@ def test_gpus_that_are_not_there() -> None:
         resources_for(recipe(2, "cuda"), {"CPU": 8, "GPU": 1})
 
 
+def room(workers: int, pool: PoolSize, cluster: dict[str, float], decoder_gpus: float = 0.0) -> None:
+    asked = replace_at(recipe(workers), "data.decoder_gpus", decoder_gpus)
+    check_room(asked, resources_for(asked, cluster), pool, cluster)
+
+
 def test_a_cluster_that_is_too_small() -> None:
-    check_room(2, PoolSize(1, 4), {"CPU": 3})
+    room(2, PoolSize(1, 4), {"CPU": 3})
     with pytest.raises(UserError, match="2 workers and 2 decoders need 4 CPUs, but the cluster has 3"):
-        check_room(2, PoolSize(2, 2), {"CPU": 3})
+        room(2, PoolSize(2, 2), {"CPU": 3})
+
+
+def test_decoders_that_want_gpus_beside_the_workers() -> None:
+    room(1, PoolSize(2, 4), {"CPU": 8, "GPU": 2}, decoder_gpus=0.5)
+    with pytest.raises(UserError, match="1 workers and 4 decoders need 3 GPUs, but the cluster has 2"):
+        room(1, PoolSize(4, 4), {"CPU": 8, "GPU": 2}, decoder_gpus=0.5)
 
 
 def test_a_head_that_only_coordinates_brings_nodes() -> None:
-    check_room(2, PoolSize(2, 2), {})
+    room(2, PoolSize(2, 2), {})
     assert resources_for(recipe(2, "cuda"), {"memory": 1.0}).device == "cuda"

@@ -22,6 +22,7 @@ from headrace.data.decode.limits import Limits
 from headrace.data.decode.probe import probe
 from headrace.data.decode.pyav import PyAVDecoder
 from headrace.data.decode.scale import Scaler, frame_orientation
+from headrace.data.decode.table import build_decoder
 from headrace.data.failures import SampleError, TooLarge, TooSlow
 from headrace.data.ranges import plan_requests, read_ranges
 from headrace.data.storage import ByteRange
@@ -309,7 +310,7 @@ def test_a_file_in_pieces_reads_no_more_than_it_must(tmp_path: Path, monkeypatch
     out = np.zeros((2, 64, 96, 3), np.uint8)
     index = indexed(data)
     with ByteRange(str(path), 1000, len(data)).open(in_pieces=True) as file:
-        PyAVDecoder().decode(file, np.array([1.0, 4.0]), out, index)
+        build_decoder("auto").decode(file, np.array([1.0, 4.0]), out, index)
     assert [read_number(picture) for picture in out] == [25, 100]
     needed = sum(int(index.size[run.packets].sum()) for run in index.runs(index.timeline.ids[[25, 100]].tolist()))
     assert sum(read) == needed < len(data) / 8

@@ -242,12 +242,9 @@ def open_codec(parameters: CodecParameters, limits: Limits) -> VideoCodecContext
     """Return a decoder that behaves as that of the file of which the parameters were read.
 
     Raises:
-        UnsupportedCodec: FFmpeg here has no such decoder.
+        av.error.FFmpegError, ValueError, OverflowError: FFmpeg here does not know them.
     """
-    try:
-        codec = CodecContext.create(parameters.name, "r")
-    except av.error.FFmpegError as error:
-        raise UnsupportedCodec(f"no decoder is built in for {parameters.name}") from error
+    codec = CodecContext.create(parameters.name, "r")
     assert isinstance(codec, VideoCodecContext)
     codec.extradata = parameters.extradata or None
     codec.width, codec.height = parameters.width, parameters.height

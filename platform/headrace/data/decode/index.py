@@ -162,7 +162,8 @@ class VideoIndex:
         return Run((np.flatnonzero(needed) + first).tolist(), frozenset(wanted))
 
     def to_bytes(self) -> bytes:
-        """Return the index packed, some 3 bytes a packet; `from_bytes` reads it."""
+        """Return the index of a whole file packed, some 3 bytes a packet; `from_bytes` reads it."""
+        assert np.isinf(self.complete_seconds)
         codec = {**asdict(self.codec), "extradata": self.codec.extradata.hex()}
         gap = self.offset - np.concatenate([[0], self.offset[:-1] + self.size[:-1]])
         columns = [_pack(np.diff(self.pts, prepend=0)), _pack(gap), _pack(self.size), _pack(self.role)]
@@ -197,6 +198,8 @@ class VideoIndex:
             sizes = sizes.astype(np.int64)
             ends = np.cumsum(gap.astype(np.int64) + sizes)
             codec = {**header["codec"], "extradata": bytes.fromhex(header["codec"]["extradata"])}
+            if not (0 < len(pts) == len(sizes) == len(role) and min(sizes) > 0 <= min(ends - sizes)):
+                raise ValueError("its columns do not fit each other")
             return cls(
                 codec=CodecParameters(**codec),
                 time_base=Fraction(*header["time_base"]),
@@ -206,7 +209,7 @@ class VideoIndex:
                 size=sizes,
                 role=role.astype(np.uint8),
             )
-        except (zlib.error, struct.error, KeyError, TypeError) as error:
+        except (zlib.error, struct.error, KeyError, TypeError, AttributeError, ArithmeticError, ValueError) as error:
             raise ValueError(f"no packed video index: {error}") from error
 
 

@@ -65,7 +65,7 @@ class PyAVDecoder:
         deadline = self._limits.start()
         if index is not None and self._sparse:
             with suppress(Uncertain):
-                codec = open_codec(index.codec, self._limits)
+                codec = _codec_of(index, self._limits)
                 packets = _packets_of_file(file, index)
                 frames = self._frames(codec, index, packets, deadline)
                 return self._fill(index.timeline, frames, times_seconds, out, index.orientation)
@@ -187,7 +187,7 @@ def indexed_frame(file: BinaryIO, index: VideoIndex, packet: int, limits: Limits
     Raises:
         Uncertain: it does not.
     """
-    codec = open_codec(index.codec, limits)
+    codec = _codec_of(index, limits)
     run = index.runs([packet])[0]
     for _, frame in _frames_of_run(codec, index, run, _packets_of_file(file, index), limits.start()):
         return frame
@@ -291,6 +291,13 @@ def _decode(
         codec.flush_buffers()
 
 
+def _codec_of(index: VideoIndex, limits: Limits) -> VideoCodecContext:
+    try:
+        return open_codec(index.codec, limits)
+    except (av.error.FFmpegError, ValueError, OverflowError) as error:  # an index of another FFmpeg, or damaged
+        raise Uncertain from error
+
+
 def _packets_in_memory(video: DemuxedVideo) -> Packets:
     def packets(numbers: list[int]) -> Iterator[Packet[VideoStream]]:
         return (video.packets[number] for number in numbers)
@@ -307,7 +314,8 @@ def _packets_of_file(file: BinaryIO, index: VideoIndex) -> Packets:
         if any(len(piece) != size for piece, size in zip(pieces, sizes, strict=True)):
             raise Uncertain  # the file ends where the index expects data
         for number, piece in zip(numbers, pieces, strict=True):
-            packet: Packet[Any] = Packet(piece)
+            packet: Packet[Any] = Packet(len(piece))
+            packet.update(piece)  # Packet(piece) would lend FFmpeg memory without the padding that it reads
             packet.pts, packet.time_base = int(index.pts[number]), index.time_base
             yield packet
 

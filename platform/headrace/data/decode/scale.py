@@ -20,11 +20,11 @@ from headrace.data.decode.geometry import Box, Orientation, centre_box, orientat
 from headrace.data.decode.limits import Limits
 
 # swscale's bilinear filter is widened by the scale when it shrinks a picture, so every source pixel counts
-# and nothing aliases: the antialiased triangle filter of Pillow and of torchvision's antialias=True. With
-# full chroma interpolation and accurate rounding it agrees with Pillow within 0.2 of 255 levels (1.4 to 2.4
-# without), so pictures and videos have the same statistics. Bit-exact: the same pixels on every processor, so
-# that a run resumed elsewhere sees what it would have seen.
-_FILTER = "bilinear+full_chroma_int+accurate_rnd+bitexact"
+# and nothing aliases: the antialiased triangle filter of Pillow and of torchvision's antialias=True. With full
+# chroma interpolation and accurate rounding it agrees with Pillow within 0.2 of 255 levels (1.4 to 2.4 without), so
+# pictures and videos have the same statistics; without full chroma input, every second pixel of RGB is lost.
+# Bit-exact: the same pixels on every processor, so that a run resumed elsewhere sees what it would have seen.
+_FILTER = "bilinear+full_chroma_int+full_chroma_inp+accurate_rnd+bitexact"
 _GRAPHS = 64  # one is some 100 KB
 
 _Form: TypeAlias = tuple[int, int, str, int, int, int, int]

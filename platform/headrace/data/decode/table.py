@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from importlib import import_module
 from typing import BinaryIO
 
 import numpy as np
@@ -31,7 +33,8 @@ class ByKind:
         index: VideoIndex | None = None,
     ) -> NDArray[np.float64]:
         """See `headrace.data.decode.Decoder.decode`."""
-        decoder = self._image if is_image(read_head(file)) else self._video
+        # Only videos have an index; to look at the file would read more of it than is needed.
+        decoder = self._image if index is None and is_image(read_head(file)) else self._video
         return decoder.decode(file, times_seconds, out, index)
 
 
@@ -75,6 +78,18 @@ def _image() -> Decoder:
     return ImageDecoder()
 
 
+def _torchcodec() -> Decoder:
+    from headrace.data.decode.torchcodec import TorchCodecDecoder
+
+    return WithFallback(TorchCodecDecoder(), _sparse())
+
+
+def _nvdec() -> Decoder:
+    from headrace.data.decode.nvdec import NvdecDecoder
+
+    return WithFallback(NvdecDecoder(), _sparse())
+
+
 def _decord() -> Decoder:
     from headrace.data.decode.decord import DecordDecoder
 
@@ -90,16 +105,35 @@ DECODERS: dict[str, Callable[[], Decoder]] = {
     "sparse": _sparse,  # PyAV, and only what the wanted frames need
     "pyav": _pyav,  # PyAV, every frame from the key frame on
     "decord": _decord,  # what decord cannot decode exactly falls to PyAV
+    "torchcodec": _torchcodec,  # the system's FFmpeg; likewise
+    "nvdec": _nvdec,  # the GPU's video engine; likewise
     "image": _image,
 }
+_OWN = re.compile(r"[\w.]+:\w+")
 
 
-def build_decoder(name: str) -> Decoder:
-    """Return the decoder of this name. Only its own libraries are imported.
+def check_decoder(name: str) -> None:
+    """Check that a decoder's name could be one, without importing anything.
 
     Raises:
         UserError: there is no such decoder.
     """
-    if name not in DECODERS:
+    if name not in DECODERS and not _OWN.fullmatch(name):
         raise UserError(f"there is no decoder {name!r}: {did_you_mean(name, DECODERS)}")
-    return DECODERS[name]()
+
+
+def build_decoder(name: str) -> Decoder:
+    """Return the decoder of this name, or what "module:function" returns. Only its own libraries are imported.
+
+    Raises:
+        UserError: there is no such decoder, or what it needs is not installed.
+    """
+    check_decoder(name)
+    if name in DECODERS:
+        return DECODERS[name]()
+    module, _, function = name.partition(":")
+    try:
+        factory: Callable[[], Decoder] = getattr(import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"the decoder {name!r} cannot be imported: {error}") from error
+    return factory()
