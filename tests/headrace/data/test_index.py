@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from headrace.data.decode import pyav
-from headrace.data.decode.bitstream import ENTRY, LAYER_SHIFT, REFERENCE, SHOWN, roles_for
+from headrace.data.decode.demux import open_video
 from headrace.data.decode.index import VideoIndex
 from headrace.data.decode.limits import Limits
 from headrace.data.decode.probe import probe
 from headrace.data.decode.pyav import PyAVDecoder
+from headrace.data.decode.roles import ENTRY, LAYER_SHIFT, REFERENCE, SHOWN, roles_for
 from headrace.data.decode.scale import Scaler, frame_orientation
 from headrace.data.decode.table import build_decoder
 from headrace.data.failures import SampleError, TooLarge, TooSlow
@@ -106,17 +107,28 @@ hevc_specs = st.builds(
 )
 
 
+def _av1(keyint: int, levels: int, structure: int) -> ClipSpec:
+    options = f"keyint={keyint}:hierarchical-levels={levels}:pred-struct={structure}:lp=1"
+    return ClipSpec(codec="libsvtav1", options={"svtav1-params": options, "preset": "12"})
+
+
+av1_specs = st.builds(
+    _av1, keyint=st.sampled_from([-1, 8, 17, 33]), levels=st.integers(2, 4), structure=st.integers(1, 2)
+)
+FAMILIES = {"h264": h264_specs, "hevc": hevc_specs, "av1": av1_specs}
+
+
 @functools.lru_cache(maxsize=8)
 def _encoded(codec: str, options: tuple[tuple[str, str], ...], container: str) -> bytes:
     return encode_clip(ClipSpec(container, codec, dict(options)))
 
 
-@pytest.mark.parametrize("family", ["h264", "hevc"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_any_structure_gives_the_frames_of_a_plain_decode(family: str) -> None:
     """Property: whatever the encoder does with its groups of pictures, every wanted frame is the same, bit for bit."""
 
     @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-    @given(h264_specs if family == "h264" else hevc_specs, st.sampled_from(["mp4", "matroska"]), st.data())
+    @given(FAMILIES[family], st.sampled_from(["mp4", "matroska"]), st.data())
     def check(spec: ClipSpec, container: str, more: st.DataObject) -> None:
         data = _encoded(spec.codec, tuple(spec.options.items()), container)
         seconds, pictures = plain_decode(data)
@@ -132,12 +144,12 @@ def test_any_structure_gives_the_frames_of_a_plain_decode(family: str) -> None:
 
 @pytest.mark.usefixtures("no_container")
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["h264", "hevc"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_many_structures_give_the_frames_of_a_plain_decode(family: str) -> None:
     """As above, many times, and by the index alone: it must never be necessary to fall back."""
 
     @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-    @given(h264_specs if family == "h264" else hevc_specs, st.sampled_from(["mp4", "matroska"]), st.data())
+    @given(FAMILIES[family], st.sampled_from(["mp4", "matroska"]), st.data())
     def check(spec: ClipSpec, container: str, more: st.DataObject) -> None:
         data = _encoded(spec.codec, tuple(spec.options.items()), container)
         seconds, pictures = plain_decode(data)
@@ -160,10 +172,11 @@ def test_many_structures_give_the_frames_of_a_plain_decode(family: str) -> None:
         (ClipSpec(options={"x264-params": "keyint=60:scenecut=0:bframes=0"}), 1.0),
         (_x265(60, 3, 1, 0, 0), 0.7),
         (_x265(60, 4, 1, 0, 1), 0.7),
+        (_av1(-1, 4, 2), 0.75),
         (ClipSpec(codec="mjpeg", container="matroska", options={"strict": "unofficial"}), 0.0),
         (ClipSpec("webm", codec="libvpx-vp9", options={"g": "60", "deadline": "realtime", "cpu-used": "8"}), 1.0),
     ],
-    ids=["h264 pyramid", "h264 one b", "h264 no b", "hevc", "hevc layers", "mjpeg", "vp9"],
+    ids=["h264 pyramid", "h264 one b", "h264 no b", "hevc", "hevc layers", "av1", "mjpeg", "vp9"],
 )
 def test_only_what_the_wanted_frame_needs_is_decoded(spec: ClipSpec, share: float) -> None:
     index = indexed(encode_clip(spec))
@@ -192,6 +205,24 @@ def test_roles_of_h264_and_hevc() -> None:
     assert hevc.steady
     assert hevc.of(start + bytes([1 << 1, 8 + 1]) + b"second view", False) == SHOWN | REFERENCE
     assert not hevc.steady, "a packet without a picture"
+
+
+def test_roles_of_av1() -> None:
+    """Headers of a real stream, their bits changed by hand: refresh_frame_flags, the sequence header."""
+    with open_video(io.BytesIO(encode_clip(_av1(17, 4, 2))), Limits()) as video:
+        key, *others = [bytes(packet) for packet in video.packets[:17]]
+    roles = roles_for("av1", b"", only_key_frames=False)
+    assert roles.of(key, True) == SHOWN | ENTRY | REFERENCE
+    assert roles.of(key, False) == SHOWN | REFERENCE, "it takes the container and the codec to agree"
+    kinds = [roles.of(other, False) for other in others]
+    assert set(kinds) == {SHOWN, SHOWN | REFERENCE}
+    assert roles.steady
+    assert roles.of(others[0][:1], False) == SHOWN | REFERENCE
+    assert roles_for("av1", b"", only_key_frames=False).of(others[0], False) == SHOWN | REFERENCE, "no sequence header"
+    changed = bytearray(key)
+    changed[4] ^= 16
+    roles.of(bytes(changed), True)
+    assert not roles.steady, "another sequence header came on the way"
 
 
 def test_lengths_that_lie_are_noticed() -> None:

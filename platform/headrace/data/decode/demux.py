@@ -24,10 +24,10 @@ from av.stream import Disposition
 from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
-from headrace.data.decode.bitstream import ENTRY, SHOWN, Roles, roles_for
 from headrace.data.decode.geometry import Orientation
 from headrace.data.decode.index import CodecParameters, Timeline, VideoIndex
 from headrace.data.decode.limits import Deadline, Limits
+from headrace.data.decode.roles import ENTRY, SHOWN, Roles, roles_for
 from headrace.data.decode.sniff import ends_early, is_encrypted, is_image, is_video, read_head
 from headrace.data.failures import Encrypted, NoFrames, NotMedia, SampleError, TooLarge, Truncated, UnsupportedCodec
 
@@ -42,7 +42,7 @@ _LEAST_PACKETS = 64  # held in any case: with them every codec gives its first f
 class PacketTable:
     """What is known of the packets in decoding order, from the first key frame on; one entry each.
 
-    `role` is that of `bitstream`, without SHOWN where an edit list hides the frame. `offset` is -1 where the bytes
+    `role` is that of `roles`, without SHOWN where an edit list hides the frame. `offset` is -1 where the bytes
     were not looked for, or do not lie in the file as they came.
     """
 

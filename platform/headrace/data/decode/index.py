@@ -20,8 +20,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.data.decode.bitstream import ENTRY, LAYER_SHIFT, REFERENCE, SHOWN
 from headrace.data.decode.geometry import Orientation
+from headrace.data.decode.roles import ENTRY, LAYER_SHIFT, REFERENCE, SHOWN
 from headrace.data.failures import Truncated
 
 # A time computed as index / fps may fall short of the frame's own time by the rounding of a float.
@@ -89,7 +89,7 @@ class VideoIndex:
         orientation: how its pictures become upright.
         pts: [N] int64: when each packet's frame is shown, in ticks; no two alike.
         offset, size: [N] int64: where the packet's bytes lie in the file; -1 where they lie not in one piece.
-        role: [N] uint8: see `bitstream`.
+        role: [N] uint8: see `roles`.
         complete_seconds: up to here no frame is missing; infinite if the file is whole.
     """
 

@@ -1,17 +1,4 @@
-"""What the first bytes of a packet say of its frame: may decoding begin here, do other frames refer to it?
-
-Containers mark key frames, more or less rightly; that a frame is referred to by none they do not say. The
-codecs' own headers say both, and a decoder acts on them:
-
-    H.264   nal_ref_idc is 0 in all slices: no other frame refers to it. An IDR picture: nothing after it refers
-            to anything before it. (ITU-T H.264, 7.4.1)
-    HEVC    a sub-layer non-reference type (TRAIL_N, ..., RASL_N): no frame of the same temporal layer refers to
-            it, and none of a lower layer ever does. An IRAP picture: nothing shown after it refers to anything
-            before it. (ITU-T H.265, 7.4.2.2)
-    VP8     bits of the first byte: key frame, shown. (RFC 6386, 9.1)
-    others  the container's key frame; every frame may be referred to by the next, unless the codec has only
-            key frames.
-"""
+"""H.264 and HEVC: what a packet of network abstraction layer (NAL) units says of its frame; see `roles`."""
 
 from __future__ import annotations
 
@@ -19,54 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-ENTRY, REFERENCE, SHOWN, LAYER_SHIFT = 1, 2, 4, 3
-"""Bits of a role: decoding may begin here; frames of its layer may refer to it; it gives a frame; from bit 3 on,
-its temporal layer."""
-
-
-class Roles(Protocol):
-    """Tells the roles of a stream's packets, given one after the other.
-
-    Attributes:
-        steady: so far the packets are sound and what they depend on outside of frames never changed.
-    """
-
-    steady: bool
-
-    def of(self, data: bytes, is_key_frame: bool) -> int:
-        """Return the role of the packet with these bytes, which the container calls a key frame or not."""
-        ...
-
-
-def roles_for(codec: str, extradata: bytes, *, only_key_frames: bool) -> Roles:
-    """Return what tells the roles of the packets of a codec (FFmpeg's name of it)."""
-    if codec == "h264":
-        return _NetworkUnits(_h264_framing(extradata), _h264_unit)
-    if codec == "hevc":
-        return _NetworkUnits(_hevc_framing(extradata), _hevc_unit)
-    if codec == "vp8":
-        return _VP8()
-    return _ByContainer(only_key_frames)
-
-
-class _ByContainer:
-    steady = True
-
-    def __init__(self, only_key_frames: bool) -> None:
-        self._only_key_frames = only_key_frames
-
-    def of(self, data: bytes, is_key_frame: bool) -> int:
-        if self._only_key_frames:
-            return SHOWN | ENTRY
-        return SHOWN | REFERENCE | (ENTRY if is_key_frame else 0)
-
-
-class _VP8:
-    steady = True
-
-    def of(self, data: bytes, is_key_frame: bool) -> int:
-        first = data[0]
-        return REFERENCE | (0 if first & 1 else ENTRY) | (SHOWN if first >> 4 & 1 else 0)
+from headrace.data.decode.roles import ENTRY, LAYER_SHIFT, REFERENCE, SHOWN
 
 
 @dataclass(frozen=True)
@@ -89,14 +29,15 @@ class _Unit:
     is_unknown: bool = False
 
 
-class _NetworkUnits:
-    """H.264 and HEVC: packets of network abstraction layer (NAL) units."""
+class _UnitRoles:
+    """See `roles.Roles`."""
 
     def __init__(self, framing: _Framing, unit_of: _UnitOf) -> None:
         self.steady = True
         self._framing, self._unit_of = framing, unit_of
 
     def of(self, data: bytes, is_key_frame: bool) -> int:
+        """Return the role of the packet with these bytes."""
         role = 0
         for start, stop in _units(data, self._framing.length_bytes):
             if not start < stop <= len(data):
@@ -112,6 +53,20 @@ class _NetworkUnits:
             self.steady = False
             return SHOWN | REFERENCE
         return role
+
+
+class H264Roles(_UnitRoles):
+    """Roles of H.264 packets, with the lengths or start codes that `extradata` says."""
+
+    def __init__(self, extradata: bytes) -> None:
+        super().__init__(_h264_framing(extradata), _h264_unit)
+
+
+class HEVCRoles(_UnitRoles):
+    """Roles of HEVC packets, with the lengths or start codes that `extradata` says."""
+
+    def __init__(self, extradata: bytes) -> None:
+        super().__init__(_hevc_framing(extradata), _hevc_unit)
 
 
 class _UnitOf(Protocol):
