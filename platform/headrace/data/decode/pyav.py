@@ -14,6 +14,7 @@ way, interlaced fields, damage, an entry that the decoder does not confirm.
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
@@ -308,11 +309,13 @@ def _packets_in_memory(video: DemuxedVideo) -> Packets:
 def _packets_of_file(file: BinaryIO, index: VideoIndex) -> Packets:
     """Return what reads packets from where the index says that they lie."""
 
+    end = file.seek(0, os.SEEK_END)
+
     def packets(numbers: list[int]) -> Iterator[Packet[VideoStream]]:
-        sizes = index.size[numbers].tolist()
-        pieces = read_ranges(file, list(zip(index.offset[numbers].tolist(), sizes, strict=True)))
-        if any(len(piece) != size for piece, size in zip(pieces, sizes, strict=True)):
-            raise Uncertain  # the file ends where the index expects data
+        ranges = list(zip(index.offset[numbers].tolist(), index.size[numbers].tolist(), strict=True))
+        if any(offset < 0 or size <= 0 or offset + size > end for offset, size in ranges):
+            raise Uncertain  # it is the index of another file, or damaged
+        pieces = read_ranges(file, ranges)
         for number, piece in zip(numbers, pieces, strict=True):
             packet: Packet[Any] = Packet(len(piece))
             packet.update(piece)  # Packet(piece) would lend FFmpeg memory without the padding that it reads
