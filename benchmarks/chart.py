@@ -5,10 +5,11 @@ Drawn by hand: a plotting library would be a dependency of tens of megabytes for
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Literal
+from typing import Literal, TypeAlias
 
 Colour = Literal["main", "faint", "third", "poor"]
 
@@ -77,7 +78,30 @@ class Dots:
     rows: Sequence[Dot]
 
 
-def chart_svg(head: str, note: str, panels: Sequence[Bars | Dots]) -> str:
+@dataclass(frozen=True)
+class Line:
+    """A quantity over another, both from 0; drawn in 12 rows' height.
+
+    Attributes:
+        points: (x, y), by ascending x.
+        unit: of x, written at its end.
+    """
+
+    title: str
+    note: str
+    points: Sequence[tuple[float, float]]
+    unit: str
+
+    @property
+    def rows(self) -> range:
+        """The height of the panel, in rows."""
+        return range(12 if self.points else 0)
+
+
+Panel: TypeAlias = "Bars | Dots | Line"
+
+
+def chart_svg(head: str, note: str, panels: Sequence[Panel]) -> str:
     """Return panels beside each other as an SVG document.
 
     Args:
@@ -88,8 +112,7 @@ def chart_svg(head: str, note: str, panels: Sequence[Bars | Dots]) -> str:
     height = _HEAD + 62 + _ROW * max((len(panel.rows) for panel in shown), default=0) + _MARGIN
     width = (_WIDTH - _MARGIN * (len(shown) + 1)) / max(len(shown), 1)
     drawn = "".join(
-        f'<g transform="translate({_MARGIN + number * (width + _MARGIN):.1f} {_HEAD})">'
-        f"{_bars(panel, width) if isinstance(panel, Bars) else _dots(panel, width)}</g>"
+        f'<g transform="translate({_MARGIN + number * (width + _MARGIN):.1f} {_HEAD})">{_draw(panel, width)}</g>'
         for number, panel in enumerate(shown)
     )
     return (
@@ -98,6 +121,43 @@ def chart_svg(head: str, note: str, panels: Sequence[Bars | Dots]) -> str:
         f'<rect width="{_WIDTH}" height="{height}" style="fill: var(--paper)"/>'
         f"{_text(_MARGIN, 34, head, 'head')}{_text(_MARGIN, 54, note, 'soft')}{drawn}</svg>\n"
     )
+
+
+def _draw(panel: Panel, width: float) -> str:
+    if isinstance(panel, Bars):
+        return _bars(panel, width)
+    return _dots(panel, width) if isinstance(panel, Dots) else _line(panel, width)
+
+
+def _line(panel: Line, width: float) -> str:
+    left, bottom, height = 46, 44 + _ROW * len(panel.rows), _ROW * len(panel.rows) - 10
+    most_x, most_y = panel.points[-1][0], max(y for _, y in panel.points)
+    step = 10 ** math.floor(math.log10(most_y))
+    step = next(part for part in (step, step / 2, step / 5) if most_y / part >= 4)
+    top = step * math.ceil(most_y / step)
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return left + (width - left) * x / most_x, bottom - height * y / top
+
+    drawn = [_heading(panel)]
+    for number in range(round(top / step) + 1):
+        y = place(0, number * step)[1]
+        drawn += [
+            f'<path class="grid" d="M{left} {y:.1f}H{width:.1f}"/>',
+            _text(left - 8, y + 4, f"{number * step:g}", "soft end"),
+        ]
+    for part in range(5):
+        x, value = left + (width - left) * part / 4, most_x * part / 4
+        drawn.append(
+            _text(
+                x,
+                bottom + 18,
+                f"{value:,.0f}" + (f" {panel.unit}" if part == 4 else ""),
+                "soft " + ("end" if part == 4 else "middle"),
+            )
+        )
+    path = "L".join(f"{x:.1f} {y:.1f}" for x, y in (place(*point) for point in panel.points))
+    return "".join([*drawn, f'<path class="tick main" style="fill: none" d="M{path}"/>'])
 
 
 def _bars(panel: Bars, width: float) -> str:
@@ -141,7 +201,7 @@ def _dots(panel: Dots, width: float) -> str:
     return "".join(drawn)
 
 
-def _heading(panel: Bars | Dots) -> str:
+def _heading(panel: Panel) -> str:
     return _text(0, 14, panel.title, "title") + _text(0, 33, panel.note, "soft")
 
 

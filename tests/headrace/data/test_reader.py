@@ -107,3 +107,22 @@ def test_impossible_settings(settings: dict[str, object]) -> None:
 def test_the_bounds_of_the_pool(decoders: str, spare: int, bounds: tuple[int, int]) -> None:
     pool = DataConfig(decoders=decoders).pool(spare)
     assert (pool.least, pool.most) == bounds
+
+
+def test_key_frames_only(video_folder: Path) -> None:
+    manifest = manifest_of(video_folder)
+    keys = manifest.key_frame_seconds(0)
+    assert 2 < len(keys) < 6
+    data = DataConfig(height=24, width=24, sampling=SamplingConfig(frames=6, key_frames=True))
+    batch = BatchReader(manifest, Plan(Order(8, 0, "none"), data, 8, training=False)).read(0)
+    assert np.array_equal(np.unique(batch.seconds), keys)
+    exact = BatchReader(manifest, Plan(Order(8, 0, "none"), DATA, 8, training=False)).read(0)
+    assert not np.isin(exact.seconds, keys).all()
+
+
+def test_what_a_decoder_needs_is_said_before_anything_starts() -> None:
+    with pytest.raises(UserError, match="did you mean 'sparse'"):
+        DataConfig(decoder="sprase")
+    with pytest.raises(UserError, match=r"--data\.decoder-gpus"):
+        DataConfig(decoder="nvdec")
+    assert DataConfig(decoder="my_package.decoders:build").decoder == "my_package.decoders:build"

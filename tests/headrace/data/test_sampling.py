@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.data.sampling import SamplingConfig, frame_times
+from headrace.data.sampling import SamplingConfig, frame_times, nearest_times
 from headrace.errors import UserError
 
 configs = st.builds(
@@ -110,3 +110,19 @@ def test_frames_of_one_clip_jitter_independently() -> None:
 def test_a_wrong_configuration_is_told_in_a_sentence(build: Callable[[], SamplingConfig], told: str) -> None:
     with pytest.raises(UserError, match=told):
         build()
+
+
+def test_nearest_times_are_the_nearest_choices() -> None:
+    choices = np.array([0.0, 2.0, 3.0, 10.0])
+    times = np.array([-1.0, 0.9, 1.0, 1.1, 2.5, 2.6, 6.4, 6.6, 99.0])
+    assert nearest_times(times, choices).tolist() == [0, 0, 0, 2, 2, 3, 3, 10, 10]
+    assert nearest_times(times, np.array([0.0])).tolist() == [0.0] * 9
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=20, unique=True), st.lists(st.floats(-10, 110), min_size=1))
+def test_no_choice_is_nearer(choices: list[float], times: list[float]) -> None:
+    ascending = np.array(sorted(choices))
+    given_times = nearest_times(np.array(times), ascending)
+    assert set(given_times.tolist()) <= set(choices)
+    distances = np.abs(np.array(times)[:, None] - ascending).min(axis=1)
+    assert np.allclose(np.abs(given_times - times), distances)

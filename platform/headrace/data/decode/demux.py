@@ -135,13 +135,8 @@ class DemuxedVideo:
         if not self.has_presentation_times and (self.stream.codec_context.has_b_frames or times != decoded):
             return False
         first = times[0]
-        known = [time for time in times if time is not None]
-        return (
-            self.steady
-            and first is not None
-            and len(set(known)) == len(times)
-            and first <= min(time for time, role in zip(known, self.table.role, strict=True) if role & SHOWN)
-        )
+        known = {time for time in times if time is not None}
+        return self.steady and first is not None and len(known) == len(times) and first <= self._first_shown
 
     @cached_property
     def index(self) -> VideoIndex | None:
@@ -157,10 +152,14 @@ class DemuxedVideo:
             offset=np.array(table.offset, np.int64),
             size=np.array(table.size, np.int64),
             role=np.array(table.role, np.uint8),
-            complete_seconds=self.complete_seconds(
-                min(time for time, role in zip(table.pts, table.role, strict=True) if role & SHOWN and time is not None)
-            ),
+            complete_seconds=self.complete_seconds(self._first_shown),
         )
+
+    @property
+    def _first_shown(self) -> int:
+        """The earliest known time stamp of a frame that is shown."""
+        stamps = zip(self.table.pts, self.table.role, strict=True)
+        return min(time for time, role in stamps if role & SHOWN and time is not None)
 
     def last_frame_seconds(self, timeline: Timeline) -> float:
         """Return how long the last frame stays: as its packet says, else as long as frames do on average, else 0."""

@@ -101,7 +101,7 @@ def _auto() -> Decoder:
 
 
 DECODERS: dict[str, Callable[[], Decoder]] = {
-    "auto": _auto,  # images with Pillow, videos sparsely
+    "auto": _auto,  # images by libjpeg-turbo and Pillow, videos sparsely
     "sparse": _sparse,  # PyAV, and only what the wanted frames need
     "pyav": _pyav,  # PyAV, every frame from the key frame on
     "decord": _decord,  # what decord cannot decode exactly falls to PyAV
