@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
-
-from headrace.data.encode import encode_video
+from small_media import flat_image, ramp_video
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -29,20 +25,6 @@ def real_data() -> Path:
     if not (folder / "videos").is_dir():
         pytest.skip(f"no real data at {folder} (HEADRACE_DATA names its folder)")
     return folder
-
-
-def ramp_video(index: int, frames: int = 24, height: int = 32, width: int = 48) -> bytes:
-    """Return a small H.264 clip whose brightness tells which clip and frame it is."""
-    levels = (40 + 8 * index + 4 * np.arange(frames)) % 256
-    pixels = np.broadcast_to(levels[:, None, None, None], (frames, height, width, 3)).astype(np.uint8)
-    return encode_video(np.ascontiguousarray(pixels), 12, gop=8)
-
-
-def flat_image(level: int, size: int = 20, kind: str = "PNG") -> bytes:
-    """Return an image of one colour."""
-    file = io.BytesIO()
-    Image.new("RGB", (size, size), (level, level, level)).save(file, kind)
-    return file.getvalue()
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from conftest import flat_image, ramp_video
+from small_media import flat_image, ramp_video
 
 from headrace.data.decode.probe import probe
 from headrace.errors import RunError, UserError

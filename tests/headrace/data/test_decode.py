@@ -74,6 +74,8 @@ CLIPS = {
     "h264 in mkv": ClipSpec("matroska", options=_x264()),
     "h264 in fragmented mp4": ClipSpec(options=_x264(), container_options={"movflags": "frag_keyframe+empty_moov"}),
     "vp8 in webm": ClipSpec("webm", codec="libvpx", options=_VP9 | {"deadline": "good"}),
+    "h264 without a container": ClipSpec("h264", options=_x264()),
+    "hevc without a container": ClipSpec("hevc", codec="libx265", options=_x265(open_gop=0)),
     "vp9 in webm": ClipSpec("webm", codec="libvpx-vp9", options=_VP9),
     "variable frame rate": ClipSpec(times=[40 * n + 13 * (n % 3) + 300 * (n > 30) for n in range(60)], options=_x264()),
     "starts at 5 s": ClipSpec(times=[40 * n + 5000 for n in range(60)], options=_x264()),

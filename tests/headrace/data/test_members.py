@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from conftest import flat_image
+from small_media import flat_image
 
 from headrace.data.manifest import Manifest, table_of
 from headrace.data.members import Item, members_of, place_of, plan_items

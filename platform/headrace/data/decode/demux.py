@@ -32,7 +32,7 @@ from headrace.data.decode.sniff import ends_early, is_encrypted, is_image, is_vi
 from headrace.data.failures import Encrypted, NoFrames, NotMedia, SampleError, TooLarge, Truncated, UnsupportedCodec
 
 # Only containers: playlists (hls, concat, dash) would make FFmpeg open other files and addresses by name.
-_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpegts,mpeg,mpegvideo,ogg,asf,gif,ivf,mxf,dv"
+_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpegts,mpeg,mpegvideo,ogg,asf,gif,ivf,mxf,dv,h264,hevc"
 # Matroska's position is that of the block, whose data come after a header (and up to 255 sizes of other frames).
 _BLOCK_HEADER_BYTES = 1024
 _LEAST_PACKETS = 64  # held in any case: with them every codec gives its first frame

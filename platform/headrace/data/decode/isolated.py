@@ -2,8 +2,8 @@
 
 FFmpeg and its codecs are C: a hostile or broken file can end the process (a fault, an assertion, the system's
 out-of-memory killer), and nothing in Python catches that. A decode actor therefore works in its own process as ever,
-which costs the normal path nothing; only when a micro-batch has killed it once is that micro-batch decoded a second
-time, here. The sample that kills is then known with certainty, and costs one sample, not the run.
+which costs the normal path nothing; only the actor that takes a dead one's place decodes its first micro-batches here.
+The sample that kills is then known with certainty, and costs one sample, not the run.
 
     this process                          its child
     IsolatedDecoder  -- times, shape, index -->  the decoder

@@ -12,12 +12,14 @@ from collections import OrderedDict
 from typing import Any, TypeAlias
 
 import numpy as np
+from av.error import FFmpegError
 from av.filter import Graph
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from headrace.data.decode.geometry import Box, Orientation, centre_box, orientation_from_matrix
 from headrace.data.decode.limits import Limits
+from headrace.data.failures import UnsupportedCodec
 
 # swscale's bilinear filter is widened by the scale when it shrinks a picture, so every source pixel counts
 # and nothing aliases: the antialiased triangle filter of Pillow and of torchvision's antialias=True. With full
@@ -39,14 +41,21 @@ class Scaler:
         self._graphs: OrderedDict[_Form, Graph] = OrderedDict()
 
     def write(self, frame: VideoFrame, out: NDArray[np.uint8], orientation: Orientation) -> None:
-        """Write the centre of `frame`, scaled and turned upright, to `out` [H, W, 3]."""
+        """Write the centre of `frame`, scaled and turned upright, to `out` [H, W, 3].
+
+        Raises:
+            TooLarge: the frame has more pixels than the limits accept.
+            UnsupportedCodec: its pixels are of a form that FFmpeg cannot scale.
+        """
         self._limits.check_picture(frame.width, frame.height)
         height, width = orientation.size(*out.shape[:2])
-        graph = self._graph(
-            (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range, height, width)
-        )
-        graph.push(frame)
-        scaled: Any = graph.pull()
+        form = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range, height, width)
+        try:
+            graph = self._graph(form)
+            graph.push(frame)
+            scaled: Any = graph.pull()
+        except FFmpegError as error:
+            raise UnsupportedCodec(f"pictures of the form {frame.format.name} cannot be scaled: {error}") from error
         upright = orientation.undo(out)
         for plane, channel in zip(scaled.planes, (1, 2, 0), strict=True):
             lines = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)

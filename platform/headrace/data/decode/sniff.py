@@ -44,6 +44,11 @@ _VIDEO_MAGIC = (
     b"\x30\x26\xb2\x75\x8e\x66\xcf\x11",  # ASF, WMV
     b"\0\0\x01\xba",  # MPEG program stream
     b"\0\0\x01\xb3",  # MPEG-1, MPEG-2
+    b"\0\0\0\x01\x67",  # H.264 without a container: a parameter set or a delimiter comes first
+    b"\0\0\0\x01\x27",
+    b"\0\0\0\x01\x09",
+    b"\0\0\0\x01\x40",  # HEVC without a container
+    b"\0\0\0\x01\x46",
     b"GIF8",
 )
 _EBML = b"\x1aE\xdf\xa3"
