@@ -36,6 +36,7 @@ from headrace.errors import RunError
 _ROOT = Path(__file__).resolve().parent.parent
 _SERVE = f"from {__name__} import serve; serve()"
 _LIMIT_SECONDS = 300.0
+QUIET, PATIENCE = 1.04, 5
 _ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS")}
 
 
@@ -147,18 +148,24 @@ def measure_in_turn(
 ) -> dict[str, NDArray[np.float64]]:
     """Return the CPU seconds [repeats] of each contender for the same call.
 
-    Each round asks every contender once, beginning with another one than the round before.
+    Each round asks every contender once, beginning with another one than the round before. What disturbs the machine
+    meanwhile (neighbours that share its cores) can double a time, so rounds go on, up to `PATIENCE` times as many,
+    until there are `repeats` quiet ones: those in which all contenders together took the least, within `QUIET` of
+    each other. That choice looks at the round's total only, and so favours nobody.
 
     Raises:
         ContenderError: see `ContenderProcess.call`.
     """
     names = list(contenders)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for repeat in range(repeats):
-        first = repeat % max(len(names), 1)
-        for name in names[first:] + names[:first]:
-            seconds[name].append(contenders[name].measure(method, argument))
-    return {name: np.array(values) for name, values in seconds.items()}
+    rounds: list[list[float]] = []
+    while len(rounds) < PATIENCE * repeats:
+        first = len(rounds) % max(len(names), 1)
+        seconds = {name: contenders[name].measure(method, argument) for name in names[first:] + names[:first]}
+        rounds.append([seconds[name] for name in names])
+        quietest = sorted(rounds, key=sum)[:repeats]
+        if len(rounds) >= repeats and sum(quietest[-1]) <= QUIET * sum(quietest[0]):
+            break
+    return {name: np.array([seconds[at] for seconds in quietest]) for at, name in enumerate(names)}
 
 
 @contextlib.contextmanager

@@ -67,7 +67,7 @@ class Options:
     """Only generated families; they are encoded once and kept in the cache."""
 
     repeats: int = 5
-    """Measurements of each contender on each video; the median counts."""
+    """Measurements of each contender on each video, of quiet rounds; the median counts."""
 
     videos: str | None = None
     """Folder whose videos are measured as the real clips; if not given, those of $HEADRACE_DATA/videos."""

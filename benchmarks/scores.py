@@ -6,9 +6,9 @@
     of_floor             floor / ours, over all real clips; 1 is the floor itself
 
 The best other is the contender with the lowest total over the same clips: one library for all of them, as a user
-would have to choose it. Round k is the k-th measurement of each contender on each clip, taken one after the other: what
-slows the machine for a while slows all of a round. So a total is the median of the rounds' totals and a ratio that of
-the rounds' ratios, each with its quartiles.
+would have to choose it. Round k holds the k-th quietest measurement of each contender on each clip, taken one after the
+other (`contender.measure_in_turn`): what slows the machine for a while slows all of a round. So a total is the median
+of the rounds' totals and a ratio that of the rounds' ratios, each with its quartiles.
 """
 
 from __future__ import annotations
