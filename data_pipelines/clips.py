@@ -1,11 +1,10 @@
 """The training stream, for videos and for images (clips of one frame):
 
-numbers of micro-batches  ->  decode actors  ->  micro-batches, in order
+numbers of micro-batches  ->  decode actors  ->  strips of micro-batches, in order
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,11 @@ import ray
 import ray.data
 from numpy.typing import NDArray
 
-from headrace.batch import Batch
-from headrace.cluster.blocks import MicroBatchNumbers, from_row, to_row
+from headrace.batch import BatchStream
+from headrace.cluster.blocks import StripNumbers, from_row, to_row
 from headrace.cluster.ingest import died_before, stream_context
 from headrace.data.config import PoolSize
+from headrace.data.echo import unfold
 from headrace.data.manifest import Manifest
 from headrace.data.reader import BatchReader, Plan
 
@@ -39,18 +39,18 @@ class Decode:
     def __call__(self, numbers: dict[str, NDArray[np.int64]]) -> dict[str, NDArray[Any]]:
         number = int(numbers["number"][0])
         if self._careful_for == 0:
-            return to_row(self._reader.read(number))
-        batch = self._careful.read(number)
+            return to_row(self._reader.read_strip(number))
+        strip = self._careful.read_strip(number)
         self._careful_for -= 1
         if self._careful_for == 0:
             self._careful.close()
-        return to_row(batch)
+        return to_row(strip)
 
 
 def micro_batches(
     manifest: ray.ObjectRef[Manifest], plan: Plan, first: int, last: int, pool: PoolSize, ranks: int = 1
 ) -> ray.data.Dataset:
-    """Return the stream of micro-batches first ... last - 1, one row and one block each.
+    """Return the stream of micro-batches first ... last - 1 as strips, one row and one block each.
 
     Args:
         manifest: reference to the `Manifest` that the plan's order counts.
@@ -61,7 +61,7 @@ def micro_batches(
     """
     stream_context(in_flight_bytes=ranks * plan.data.read_ahead * plan.micro_batch_bytes)
     actors = ray.data.ActorPoolStrategy(min_size=pool.least, max_size=pool.most)
-    numbers = ray.data.read_datasource(MicroBatchNumbers(first, last), num_cpus=0, concurrency=1)
+    numbers = ray.data.read_datasource(StripNumbers(plan.echo, first, last), num_cpus=0, concurrency=1)
     decoded: ray.data.Dataset = numbers.map_batches(
         Decode,
         fn_constructor_args=(manifest, plan),
@@ -73,7 +73,7 @@ def micro_batches(
     return decoded
 
 
-def batches(dataset: ray.data.Dataset) -> Iterator[Batch]:
+def batches(dataset: ray.data.Dataset) -> BatchStream:
     """Iterate over a stream's micro-batches in this process."""
-    for block in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2):
-        yield from_row(block)
+    blocks = dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2)
+    return unfold(map(from_row, blocks), stride=1)

@@ -13,8 +13,9 @@
     failures   samples that could not be decoded and were replaced
 
 B samples, T frames, H x W pixels, C = 3 channels. An image is a clip of one frame, T = 1. The shapes are the
-same in every batch of a run, so nothing downstream recompiles. Arrays are C-contiguous: they cross the
-object store without a copy. Augmentation (`headrace.augment`) is the only place where uint8 becomes float.
+same in every batch of a run, so nothing downstream recompiles. Micro-batches cross the object store in strips, whose
+arrays are C-contiguous and so need no copy. Augmentation (`headrace.augment`) is the only place where uint8 becomes
+float.
 """
 
 from __future__ import annotations
@@ -87,6 +88,50 @@ class Batch:
     def positions(self) -> range:
         """The positions in the run's order at which these samples stand."""
         return range(self.number * len(self), (self.number + 1) * len(self))
+
+
+@dataclass(frozen=True)
+class Strip:
+    """What a decode actor hands on: the micro-batches that it decoded in one go, from the same B samples.
+
+    There are R of them, one unless a recipe asks for `repeats` (`headrace.data.echo`).
+
+    Attributes:
+        numbers: of the micro-batches [R].
+        pixels: [B, R, T, H, W, C] uint8, C-contiguous.
+        seed: [B, R] int64.
+        seconds: [B, R, T] float64.
+        label, sample, valid, failures, cost: as of a `Batch`.
+    """
+
+    numbers: NDArray[np.int64]
+    pixels: NDArray[np.uint8]
+    seed: NDArray[np.int64]
+    label: NDArray[np.int64]
+    seconds: NDArray[np.float64]
+    sample: NDArray[np.int64]
+    valid: NDArray[np.bool_]
+    failures: tuple[Failure, ...] = ()
+    cost: DecodeCost = field(default_factory=lambda: DecodeCost("", 0.0, 0.0))
+
+    def batches(self) -> list[Batch]:
+        """Return its micro-batches, as views. They share the cost; the failures come with the first."""
+        again = len(self.numbers)
+        cost = DecodeCost(self.cost.actor, self.cost.cpu_seconds / again, self.cost.wall_seconds / again)
+        return [
+            Batch(
+                number=int(number),
+                pixels=self.pixels[:, at],
+                seed=self.seed[:, at],
+                label=self.label,
+                seconds=self.seconds[:, at],
+                sample=self.sample,
+                valid=self.valid,
+                failures=() if at else self.failures,
+                cost=cost,
+            )
+            for at, number in enumerate(self.numbers)
+        ]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from ray.train import Checkpoint, CheckpointUploadMode
 from headrace.batch import BatchStream
 from headrace.cluster.blocks import from_row
 from headrace.cluster.ingest import STREAM
+from headrace.data.echo import unfold
 
 
 class RaySession:
@@ -38,7 +39,7 @@ class RaySession:
         del first  # both read it from the newest checkpoint; the feed checks what comes
         shard = ray.train.get_dataset_shard(STREAM)
         blocks = shard.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1)
-        return (from_row(block) for block in blocks)
+        return unfold(map(from_row, blocks), self.world_size)
 
     def committed(self, checkpoint: Path, step: int, loss: float) -> None:
         """Tell Ray Train, so that its dashboard shows the checkpoint; it lies where it was written."""

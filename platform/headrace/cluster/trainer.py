@@ -17,6 +17,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from headrace.cluster.ingest import STREAM, ResumableStream, RoundRobin, StreamBuilder
 from headrace.data.config import PoolSize
+from headrace.data.echo import Echo
 from headrace.data.manifest import Manifest
 from headrace.data.order import Order
 from headrace.data.reader import Plan
@@ -91,7 +92,9 @@ def _only_coordinates(cluster: dict[str, float]) -> bool:
 def plan_of(recipe: Recipe, samples: int) -> Plan:
     """Return which samples a recipe's training sees in which order, and how they are read."""
     order = Order(samples, recipe.seed, recipe.data.shuffle)
-    return Plan(order, recipe.data, recipe.train.micro_batch)
+    data, train = recipe.data, recipe.train
+    echo = Echo.of(data.repeats, data.repeats_apart, train.global_batch // train.micro_batch)
+    return Plan(order, data, train.micro_batch, echo=echo)
 
 
 def build_trainer(

@@ -54,6 +54,13 @@ class DataConfig:
     shuffle: Shuffle = "full"
     """Order of the samples: another permutation of all of them each epoch, or the manifest's own order."""
 
+    repeats: int = 1
+    """Clips taken from a sample each time it is decoded, at other times and with other crops. They cost little more
+    than one, and come in other steps."""
+
+    repeats_apart: int = 16
+    """Steps, at least, between two clips of one decode. The object store holds those that come later."""
+
     failures: float = 0.01
     """Share of samples that may fail to decode before the run stops; each is replaced and written down."""
 
@@ -64,6 +71,9 @@ class DataConfig:
             raise UserError(f"--data.failures is a share between 0 and 1, got {self.failures}")
         if self.read_ahead < 1:
             raise UserError(f"--data.read-ahead must be at least 1, got {self.read_ahead}")
+        for name in ("repeats", "repeats_apart"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--data.{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
         check_decoder(self.decoder)
         if self.decoder == "nvdec" and self.decoder_gpus <= 0:
             raise UserError(

@@ -1,20 +1,24 @@
 """Number of a micro-batch -> Batch. All that a decode actor does, in plain Python.
 
-number -> positions -> order -> rows -> bytes -> frame times -> decoder -> one slot of the batch
+number -> strip -> positions -> order -> rows -> bytes -> frame times -> decoder -> one slot of the strip
 """
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
-from headrace.batch import Batch, DecodeCost, Failure
+from headrace import keyed
+from headrace.batch import Batch, DecodeCost, Failure, Strip
 from headrace.data.config import DataConfig
 from headrace.data.decode.isolated import IsolatedDecoder
 from headrace.data.decode.table import ByKind, build_decoder
+from headrace.data.echo import Echo
 from headrace.data.failures import SampleError
 from headrace.data.manifest import Manifest
 from headrace.data.order import Order
@@ -34,12 +38,14 @@ class Plan:
         data: size, frames and decoder.
         micro_batch: samples in a micro-batch.
         training: draw times at random and replace what fails; else take the middles and mark it invalid.
+        echo: how often, and how far apart, a sample is seen again for one decode.
     """
 
     order: Order
     data: DataConfig
     micro_batch: int
     training: bool = True
+    echo: Echo = field(default_factory=Echo)
 
     @property
     def micro_batch_bytes(self) -> int:
@@ -72,7 +78,11 @@ class BatchReader:
             decoder.close()
 
     def read(self, number: int) -> Batch:
-        """Return micro-batch `number` of the run.
+        """Return micro-batch `number` of the run; see `read_strip`."""
+        return self.read_strip(number).batches()[0]
+
+    def read_strip(self, number: int) -> Strip:
+        """Return micro-batch `number` of the run, with those that hold later clips of its samples.
 
         Raises:
             RunError: a sample failed and so did all of its reserve.
@@ -80,12 +90,14 @@ class BatchReader:
         """
         wall, cpu = time.perf_counter(), time.thread_time()
         plan, data = self.plan, self.plan.data
-        shape = (plan.micro_batch, data.sampling.frames)
-        positions = np.arange(number * plan.micro_batch, (number + 1) * plan.micro_batch)
+        numbers = plan.echo.later(number)
+        ages = [plan.echo.age(number) for number in numbers]
+        positions = plan.echo.strip(number) * plan.micro_batch + np.arange(plan.micro_batch)
         rows = plan.order.rows(positions)
+        shape = (plan.micro_batch, len(numbers), data.sampling.frames)
         pixels = np.zeros((*shape, data.height, data.width, 3), np.uint8)
         seconds = np.zeros(shape)
-        seeds = np.zeros(plan.micro_batch, np.int64)
+        seeds = np.zeros(shape[:2], np.int64)
         valid = np.ones(plan.micro_batch, bool)
         failures: list[Failure] = []
 
@@ -93,7 +105,7 @@ class BatchReader:
             for attempt in range(RESERVE_ATTEMPTS + 1):
                 row = int(rows[slot]) if attempt == 0 else plan.order.reserve(position, attempt)
                 try:
-                    seeds[slot], seconds[slot] = self._read_sample(row, position, pixels[slot])
+                    seeds[slot], seconds[slot] = self._read_sample(row, position, ages, pixels[slot])
                     rows[slot] = row
                     break
                 except SampleError as error:
@@ -107,20 +119,34 @@ class BatchReader:
                     f"{failures[-1].key!r}: {failures[-1].message}"
                 )
 
-        cost = DecodeCost(self.actor, time.thread_time() - cpu, time.perf_counter() - wall)
-        labels = self.manifest.labels[rows]
-        return Batch(number, pixels, seeds, labels, seconds, rows, valid, tuple(failures), cost)
+        if not plan.echo.is_first_clip(number):
+            failures = []  # they were told of when the strip was decoded for an earlier clip
+        return Strip(
+            numbers=np.array(numbers),
+            pixels=pixels,
+            seed=seeds,
+            label=self.manifest.labels[rows],
+            seconds=seconds,
+            sample=rows,
+            valid=valid,
+            failures=tuple(failures),
+            cost=DecodeCost(self.actor, time.thread_time() - cpu, time.perf_counter() - wall),
+        )
 
-    def _read_sample(self, row: int, position: int, out: np.ndarray) -> tuple[int, np.ndarray]:
-        plan = self.plan
-        seed = plan.order.seed_of(position, self.manifest.key(row))
+    def _read_sample(
+        self, row: int, position: int, ages: Sequence[int], out: NDArray[np.uint8]
+    ) -> tuple[list[int], NDArray[np.float64]]:
+        """Write clips of a sample to `out` [R, T, H, W, 3]; return their seeds [R] and times [R, T]."""
+        seed, config = self.plan.order.seed_of(position, self.manifest.key(row)), self.plan.data.sampling
+        seeds = [seed if age == 0 else keyed.seed("clip", seed, age) for age in ages]
         length = float(self.manifest.seconds[row])
-        times = frame_times(plan.data.sampling, length, seed, jitter=plan.training)
-        if plan.data.sampling.key_frames:
+        times = np.concatenate([frame_times(config, length, seed, jitter=self.plan.training) for seed in seeds])
+        if config.key_frames:
             times = nearest_times(times, self.manifest.key_frame_seconds(row))
         index = self.manifest.video_index(row)
         with self.manifest.bytes_of(row).open(in_pieces=index is not None) as file:
-            return seed, self._decoder.decode(file, times, out, index)
+            shown = self._decoder.decode(file, times, out.reshape(-1, *out.shape[2:]), index)
+        return seeds, shown.reshape(out.shape[:2])
 
     def _failure(self, row: int, position: int, error: SampleError) -> Failure:
         where = self.manifest.bytes_of(row)

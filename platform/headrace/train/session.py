@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 
 from headrace.batch import BatchStream
+from headrace.data.echo import unfold
 from headrace.data.manifest import Manifest
 from headrace.data.reader import BatchReader, Plan
 
@@ -62,8 +63,10 @@ class LocalSession:
         return self.manifest.digest
 
     def batches(self, first: int) -> BatchStream:
-        reader = BatchReader(self.manifest, self.plan)
-        return (reader.read(number) for number in range(first + self.rank, self.micro_batches, self.world_size))
+        reader, echo = BatchReader(self.manifest, self.plan), self.plan.echo
+        mine = range(first + self.rank, self.micro_batches, self.world_size)
+        strips = (reader.read_strip(number) for number in mine if echo.is_decoded(number, first))
+        return unfold(strips, self.world_size)
 
     def committed(self, checkpoint: Path, step: int, loss: float) -> None:
         """Nobody else is there to hear it."""
