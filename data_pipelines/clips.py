@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from headrace.batch import BatchStream
 from headrace.cluster.blocks import StripNumbers, from_row, to_row
-from headrace.cluster.ingest import died_before, stream_context
+from headrace.cluster.context import died_before, stream_context
 from headrace.data.config import PoolSize
 from headrace.data.echo import unfold
 from headrace.data.manifest import Manifest
@@ -69,6 +69,7 @@ def micro_batches(
         compute=actors,
         num_cpus=1,
         num_gpus=plan.data.decoder_gpus,
+        memory=0,  # else Ray sets it to the size of a block, and nodes that name no memory are never asked for
     )
     return decoded
 

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import ray
 import ray.data
 
-from headrace.cluster.ingest import quiet_context
+from headrace.cluster.context import quiet_context
 from headrace.data.manifest import Manifest, table_of
 from headrace.data.scan import scan_shard
 from headrace.data.storage import StoredFile
@@ -28,7 +28,11 @@ Progress = Callable[[int, int], None]
 
 
 def index(
-    source: str, shards: list[StoredFile], known: Manifest | None = None, on_progress: Progress | None = None
+    source: str,
+    shards: list[StoredFile],
+    known: Manifest | None = None,
+    on_progress: Progress | None = None,
+    column: str = "",
 ) -> Manifest:
     """Return the source's manifest, saved.
 
@@ -37,12 +41,13 @@ def index(
         shards: what `shards_of(source)` gave.
         known: the manifest so far, whose rows are kept where their shard did not change.
         on_progress: told the number of shards done and to do.
+        column: of Parquet files, where the media are; see `shards_of`.
     """
     before = known.shards() if known else {}
     changed = [shard for shard in shards if before.get(shard.path) != shard]
     tables = [] if known is None else [_rows_of(known, {shard.path for shard in shards} - _paths(changed))]
     done = 0
-    for table, count in _scan(source, changed):
+    for table, count in _scan(source, changed, column):
         tables.append(table)
         done += count
         if on_progress is not None:
@@ -58,25 +63,25 @@ def needs_ray(shards: list[StoredFile]) -> bool:
     return len(shards) > SMALL_SHARDS or sum(shard.size for shard in shards) > SMALL_BYTES
 
 
-def _scan(source: str, shards: list[StoredFile]) -> Iterator[tuple[pa.Table, int]]:
+def _scan(source: str, shards: list[StoredFile], column: str) -> Iterator[tuple[pa.Table, int]]:
     tasks = list(_tasks(shards))
     if not ray.is_initialized():
         for task in tasks:
             for shard in task:
-                yield table_of(scan_shard(source, shard)), 1
+                yield table_of(scan_shard(source, shard, column)), 1
         return
     quiet_context()
     items = [{"shards": [asdict(shard) for shard in task]} for task in tasks]
     scanned = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        partial(_scan_task, source=source), batch_size=1, batch_format="pyarrow"
+        partial(_scan_task, source=source, column=column), batch_size=1, batch_format="pyarrow"
     )
     for table in scanned.iter_batches(batch_size=None, batch_format="pyarrow"):
         yield table, len(pc.unique(table["shard"]))
 
 
-def _scan_task(task: pa.Table, source: str) -> pa.Table:
+def _scan_task(task: pa.Table, source: str, column: str) -> pa.Table:
     shards = [StoredFile(**shard) for shard in task["shards"][0].as_py()]
-    return table_of(row for shard in shards for row in scan_shard(source, shard))
+    return table_of(row for shard in shards for row in scan_shard(source, shard, column))
 
 
 def _tasks(shards: list[StoredFile]) -> Iterator[list[StoredFile]]:

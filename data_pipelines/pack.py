@@ -13,8 +13,9 @@ from typing import Any
 import ray.data
 from ray.data import TaskPoolStrategy
 
-from headrace.cluster.ingest import quiet_context
+from headrace.cluster.context import quiet_context
 from headrace.data.packing import Item, Progress, ShardPlan, all_or_nothing, write_plan
+from headrace.data.shards import Place
 from headrace.errors import RunError
 
 SMALL_BYTES = 4 << 30
@@ -22,7 +23,7 @@ SMALL_BYTES = 4 << 30
 
 def pack(
     source: str,
-    output: Path,
+    output: Place,
     plans: Sequence[ShardPlan],
     *,
     workers: int | None,
@@ -33,7 +34,7 @@ def pack(
 
     Args:
         source: path or URI of the folder or zip that the plans were made of.
-        output: folder for the shards.
+        output: folder for the shards, on disk or in object storage.
         plans: of `headrace.data.packing.plan_shards`.
         workers: most Ray tasks at a time, None for as many as there are CPUs; 0 writes in this process. Every
             node of the cluster must reach `source` and `output`.
@@ -59,15 +60,16 @@ def needs_ray(plans: Sequence[ShardPlan]) -> bool:
     return len(plans) > 1 and sum(item.size for plan in plans for item in plan.items) > SMALL_BYTES
 
 
-def _write_here(source: str, staging: Path, plans: Sequence[ShardPlan]) -> Iterator[int]:
+def _write_here(source: str, staging: Place, plans: Sequence[ShardPlan]) -> Iterator[int]:
     for plan in plans:
         yield write_plan(source, staging, plan)
 
 
-def _write_over_ray(source: str, staging: Path, plans: Sequence[ShardPlan], workers: int | None) -> Iterator[int]:
+def _write_over_ray(source: str, staging: Place, plans: Sequence[ShardPlan], workers: int | None) -> Iterator[int]:
     quiet_context()
     rows = [{"number": plan.number, "items": [vars(item) for item in plan.items]} for plan in plans]
-    write = functools.partial(_write_task, source=source, staging=staging.absolute())
+    folder = staging.absolute() if isinstance(staging, Path) else staging
+    write = functools.partial(_write_task, source=source, staging=folder)
     written = ray.data.from_items(rows, override_num_blocks=len(rows)).map(write, compute=TaskPoolStrategy(workers))
     for row in written.iter_rows():
         if row["error"]:
@@ -75,7 +77,7 @@ def _write_over_ray(source: str, staging: Path, plans: Sequence[ShardPlan], work
         yield row["bytes"]
 
 
-def _write_task(row: dict[str, Any], source: str, staging: Path) -> dict[str, Any]:
+def _write_task(row: dict[str, Any], source: str, staging: Place) -> dict[str, Any]:
     plan = ShardPlan(row["number"], tuple(Item(**item) for item in row["items"]))
     try:
         return {"bytes": write_plan(source, staging, plan), "error": ""}

@@ -10,19 +10,18 @@ import functools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import ray.data
 from ray.data import TaskPoolStrategy
 
-from headrace.cluster.ingest import quiet_context
+from headrace.cluster.context import quiet_context
 from headrace.data.decode.limits import Limits
 from headrace.data.decode_cost import Comparison
 from headrace.data.members import Item
 from headrace.data.packing import Progress, all_or_nothing
-from headrace.data.shards import ShardWriter
+from headrace.data.shards import Place, ShardWriter
 from headrace.data.storage import ByteRange
 from headrace.data.transcode import Encoding
 from headrace.data.transcode_sample import Measure, Transcoded, transcode_sample
@@ -100,7 +99,7 @@ class Outcome:
 
 def transcode(
     items: Sequence[Item],
-    output: Path,
+    output: Place,
     work: Work,
     *,
     samples_per_shard: int,
@@ -113,7 +112,7 @@ def transcode(
 
     Args:
         items: of `headrace.data.members.plan_items`.
-        output: folder for the shards; only this process writes to it.
+        output: folder for the shards, on disk or in object storage; only this process writes to it.
         work: what is done with each.
         samples_per_shard, bytes_per_shard: a shard that has reached one of them takes no further sample.
         workers: most Ray tasks at a time, None for as many as there are CPUs; 0 transcodes in this process.

@@ -1,7 +1,7 @@
 """Measure what a run's encoder has learnt: linear probe, k-NN, RankMe and feature std.
 
     python jobs/evaluate.py runs/hjepa_cifar-... --train cifar_train --test cifar_test
-    python jobs/evaluate.py runs/demo-...        on the run's own source, a part of it held out
+    python jobs/evaluate.py runs/demo-...        on the run's own source: what --data.holdout kept from it, or a fifth
 
 The same probes measure an encoder of random weights and the raw pixels: what a trained one must beat.
 """
@@ -12,7 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -31,7 +31,7 @@ from headrace import keyed
 from headrace.augment import Augment
 from headrace.cli import saved_recipe
 from headrace.cluster.launch import ray_cluster
-from headrace.data.config import PoolSize
+from headrace.data.config import DataConfig, PoolSize
 from headrace.data.manifest import Manifest
 from headrace.data.order import Order
 from headrace.data.reader import Plan
@@ -42,7 +42,7 @@ from headrace.recipe import Recipe
 from headrace.train import checkpoint
 from headrace.train.progress import complete_checkpoints, read_progress
 from jobs.recipes import RECIPES
-from jobs.sources import Bar, Source, cores, open_source
+from jobs.sources import Bar, RunSource, cores, open_sources
 
 RAW = "raw pixels"
 RESULTS_FILE = "evaluation.jsonl"
@@ -63,7 +63,8 @@ class Options:
     are no probes, but the features are still looked at for collapse."""
 
     test: str | None = None
-    """Labelled source on which they are scored; every fifth sample of the train source if not given."""
+    """Labelled source on which they are scored; if not given, what the run held out, or else a fifth of the train
+    source."""
 
     limit: int = 20_000
     """Samples taken of each source at most."""
@@ -85,15 +86,16 @@ def main(arguments: Sequence[str]) -> int:
     checkpoints = complete_checkpoints(options.run)[0 if options.all_checkpoints else -1 :]
     if not checkpoints:
         raise UserError(f"{str(options.run)!r} holds no checkpoint to measure")
-    train_source = open_source(options.train or recipe.data.source)
-    test_source = open_source(options.test) if options.test else None
+    everything = replace(recipe.data, weights=None, without_replacement=0.0)
+    fit = open_sources(DataConfig(source=options.train) if options.train else everything)
+    score = open_sources(DataConfig(source=options.test)) if options.test else None
 
     device = torch.device("cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu")
     encoders = {"random weights": _encoder(recipe, None, device)}
     encoders |= {f"step {read_progress(path).step:,}": _encoder(recipe, path, device) for path in checkpoints}
     decoders = options.decoders or cores()
     with ray_cluster(cpus=decoders, dashboard=False):
-        train, test = _splits(train_source, test_source, options.limit)
+        train, test = _sides(fit, score, options.limit)
         encode = partial(_encode, recipe=recipe, encoders=encoders, batch=options.batch, decoders=decoders)
         fitted, scored = encode(train), encode(test)
 
@@ -118,26 +120,31 @@ class Encoded:
     labels: list[str]
 
 
-def _splits(train: Source, test: Source | None, limit: int) -> tuple[Manifest, Manifest]:
-    """Return the samples to fit on and to score on; of one source, a fifth is kept to score on."""
-    first = _samples(train)
-    if test is not None:
-        return first.take(limit), _samples(test).take(limit)
-    shuffled = keyed.permute(np.arange(len(first)), len(first), "evaluation split")[:limit]
-    cut = max(1, len(shuffled) // 5)
-    return first.rows(np.sort(shuffled[cut:])), first.rows(np.sort(shuffled[:cut]))
+def _sides(fit: RunSource, score: RunSource | None, limit: int) -> tuple[Manifest, Manifest]:
+    """Return the samples to fit on and to score on: of two sources, of both sides of one, or a fifth kept apart."""
+    split = fit.split()
+    train, test = split.training, score.split().training if score else split.held_out
+    if len(train.classes) >= 2:  # else there is nothing to tell apart, and labels mean nothing
+        train, test = _labelled(train), _labelled(test) if len(test) else test
+    if len(test):
+        return _draw(train, limit), _draw(test, limit)
+    drawn = keyed.permute(np.arange(len(train)), len(train), "evaluation split")[:limit]
+    cut = max(1, len(drawn) // 5)
+    return train.rows(np.sort(drawn[cut:])), train.rows(np.sort(drawn[:cut]))
 
 
-def _samples(source: Source) -> Manifest:
-    """Return a source's labelled samples; all of them where there are no classes to tell apart."""
-    usable = source.manifest().usable()
-    if len(usable.classes) < 2:
-        return usable
-    labelled = usable.rows(np.flatnonzero(usable.labels >= 0))
+def _draw(manifest: Manifest, most: int) -> Manifest:
+    """Return some samples, in their order; all of them where they are not more."""
+    drawn = keyed.permute(np.arange(min(most, len(manifest))), len(manifest), "evaluation limit")
+    return manifest.rows(np.sort(drawn))
+
+
+def _labelled(manifest: Manifest) -> Manifest:
+    labelled = manifest.rows(np.flatnonzero(manifest.labels >= 0))
     if len(labelled) < 10:
         raise UserError(
-            f"{source.location!r} has {len(labelled)} labelled samples; probes need at least 10: label more with "
-            f"`jobs/pack.py --metadata`, or name another source with --train"
+            f"{manifest.source!r} has {len(labelled)} labelled samples to fit or to score on; probes need at least 10: "
+            f"label more with `jobs/pack.py --metadata`, or name another source with --train or --test"
         )
     return labelled
 

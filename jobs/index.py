@@ -1,6 +1,6 @@
 """Index a source: learn once what its samples are and where they lie.
 
-    python jobs/index.py my_videos          a folder of videos, of images, of WebDataset tars; a zip; one file
+    python jobs/index.py my_videos          a folder of videos, images, WebDataset tars or Parquet files; a zip; a file
     python jobs/index.py s3://bucket/shards
 
 A second run reads only what is new or changed. Samples that cannot be read are named, and left out of training.
@@ -18,9 +18,10 @@ import tyro
 from data_pipelines.index import index, needs_ray
 from headrace.cluster.launch import ray_cluster
 from headrace.data.manifest import Manifest
+from headrace.data.parquet import indexed_column, is_of_column
 from headrace.data.scan import shards_of
 from headrace.errors import exit_with_sentence
-from jobs.sources import Bar, cores, locate_or_make
+from jobs.sources import Bar, cores, locate_or_make, say_exclusions
 
 NAMED_ERRORS = 20
 
@@ -30,7 +31,11 @@ class Options:
     """Index a source: learn once what its samples are and where they lie."""
 
     source: Annotated[str, tyro.conf.Positional]
-    """Folder of WebDataset tars, of videos or of images, a zip of images, or one such file; local or s3://."""
+    """Folder of WebDataset tars, of Parquet files, of videos or of images, a zip of images, or one such file; local or
+    s3://."""
+
+    column: str = ""
+    """Column of Parquet files that holds the images' or videos' bytes; the only one that can be it if not given."""
 
     anew: bool = False
     """Forget what is known and read everything again."""
@@ -43,17 +48,21 @@ def main(arguments: Sequence[str]) -> int:
     """Index, and say what was found."""
     options = tyro.cli(Options, prog="index.py", args=arguments)
     location = locate_or_make(options.source)
-    shards = shards_of(location)
     known = None if options.anew else Manifest.load(location)
+    column = options.column or indexed_column(known)
+    shards = shards_of(location, column)
+    if known is not None and not is_of_column(known, column):
+        known = None
     before = known.shards() if known else {}
     changed = [shard for shard in shards if before.get(shard.path) != shard]
     with Bar("indexing") as bar:
         if needs_ray(changed):
             with ray_cluster(cpus=cores(), dashboard=False):
-                manifest = index(location, shards, known, bar)
+                manifest = index(location, shards, known, bar, column)
         else:
-            manifest = index(location, shards, known, bar)
+            manifest = index(location, shards, known, bar, column)
     _say(manifest, len(shards), len(changed), options.all_errors)
+    say_exclusions(manifest)
     manifest.usable()
     return 0
 

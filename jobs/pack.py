@@ -1,7 +1,8 @@
-"""Pack a folder or zip of videos or images, and a CSV about them, into WebDataset shards.
+"""Pack a folder or zip of videos or images, and a CSV about them, or Parquet files, into WebDataset shards.
 
     python jobs/pack.py my_videos shards
     python jobs/pack.py images.zip shards --metadata index.csv --label-column label --where split=train
+    python jobs/pack.py hugging_face_dataset shards
 
 The media are copied as they are, never encoded again.
 """
@@ -19,10 +20,15 @@ import tyro
 
 from data_pipelines.pack import needs_ray, pack
 from headrace.data.media_source import open_source
+from headrace.data.members import plan_items as plan_indexed
 from headrace.data.metadata_csv import Join, Table, read_table
 from headrace.data.packing import check_output, join_table, plan_items, plan_shards
+from headrace.data.parquet_scan import holds_only_tables
+from headrace.data.repack import repack
+from headrace.data.shards import place_of
 from headrace.errors import UserError, exit_with_sentence
 from jobs.sources import Bar, cores
+from jobs.sources import open_source as open_indexed
 
 NAMED_ROWS = 5
 
@@ -32,10 +38,11 @@ class Options:
     """Pack a folder or zip of videos or images, and a CSV about them, into WebDataset shards."""
 
     source: Annotated[str, tyro.conf.Positional]
-    """Folder, searched to the bottom, or zip; local or s3://."""
+    """Folder, searched to the bottom, or zip; or Parquet files, whose other columns become metadata and label, and
+    whose rows stay in their order; local or s3://."""
 
-    output: Annotated[Path, tyro.conf.Positional]
-    """Folder for the shards, shard-000000.tar and so on."""
+    output: Annotated[str, tyro.conf.Positional]
+    """Folder for the shards, shard-000000.tar and so on; local or s3://."""
 
     metadata: Path | None = None
     """CSV with a row for each file to pack; every column goes into the sample's json."""
@@ -56,6 +63,9 @@ class Options:
     megabytes_per_shard: int = 512
     """A shard that has reached this size takes no further sample."""
 
+    column: str = ""
+    """Column of Parquet files that holds the media; the only one that can be it if not given."""
+
     seed: int | None = 0
     """Deals the samples to shards in a random order; None keeps the order of their paths."""
 
@@ -70,6 +80,9 @@ def main(arguments: Sequence[str]) -> int:
     """Plan, write, and say what was left out."""
     options = tyro.cli(Options, prog="pack.py", args=arguments)
     _check(options)
+    if holds_only_tables(options.source):
+        _pack_tables(options)
+        return 0
     files = open_source(options.source).files()
     table, join = None, None
     if options.metadata is not None:
@@ -86,7 +99,7 @@ def main(arguments: Sequence[str]) -> int:
     with Bar("packing") as bar, _cluster(workers):
         size = pack(
             options.source,
-            options.output,
+            place_of(options.output),
             plans,
             workers=workers,
             overwrite=options.overwrite,
@@ -95,6 +108,27 @@ def main(arguments: Sequence[str]) -> int:
     samples = sum(len(plan.items) for plan in plans)
     print(f"{options.output}: {samples:,} samples in {len(plans):,} shards, {size / 2**20:,.1f} MB")
     return 0
+
+
+def _pack_tables(options: Options) -> None:
+    """Pack Parquet files: they are indexed first, and bring their metadata and labels with them."""
+    if options.metadata is not None:
+        raise UserError("--metadata is about a folder or a zip: Parquet files bring their own columns")
+    manifest = open_indexed(options.source, options.column).manifest()
+    with Bar("packing") as bar:
+        done = repack(
+            plan_indexed(manifest.usable()),
+            place_of(options.output),
+            samples_per_shard=options.samples_per_shard,
+            bytes_per_shard=options.megabytes_per_shard << 20,
+            overwrite=options.overwrite,
+            on_progress=bar,
+        )
+    for reason, count in manifest.errors().most_common():
+        print(f"  {count:,} rows are left out: {reason}")
+    if done.left_out:
+        print(f"  {len(done.left_out):,} rows are of a format that has no name in a shard: {done.left_out[0]} ...")
+    print(f"{options.output}: {done.samples:,} samples in {done.shards:,} shards, {done.media_bytes / 2**20:,.1f} MB")
 
 
 def _cluster(workers: int | None) -> AbstractContextManager[object]:
@@ -107,7 +141,7 @@ def _cluster(workers: int | None) -> AbstractContextManager[object]:
 
 def _check(options: Options) -> None:
     """Complain of what can be known before anything is read."""
-    check_output(options.output, overwrite=options.overwrite)
+    check_output(place_of(options.output), overwrite=options.overwrite)
     if options.workers is not None and options.workers < 0:
         raise UserError(f"--workers counts Ray tasks, or is 0 for none, got {options.workers}")
     if options.metadata is None:

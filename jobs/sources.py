@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from dataclasses import dataclass
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from data_pipelines.index import index
+from headrace.data.config import DataConfig
 from headrace.data.manifest import Manifest
+from headrace.data.mixture import Part, format_mixture, parse_mixture
+from headrace.data.parquet import bytes_read_for_each, indexed_column, is_of_column
 from headrace.data.scan import shards_of
-from headrace.data.source import locate, open_manifest
+from headrace.data.source import locate
+from headrace.data.split import Split, split_samples
 from headrace.data.storage import StoredFile
 from headrace.demo import SCHEME, make_demo
+
+SLOW_SHUFFLE = 4.0
+"""Bytes that a full shuffle may read for each that it wants before a run says so."""
 
 
 @dataclass(frozen=True)
@@ -25,29 +33,77 @@ class Source:
         location: absolute path or URI.
         shards: the files that hold its samples.
         known: its manifest, None where it was never indexed.
+        column: of Parquet files, where the media are; "" for the only one that can be it.
     """
 
     location: str
     shards: list[StoredFile]
     known: Manifest | None
+    column: str = ""
 
     def manifest(self) -> Manifest:
-        """Return the manifest; index first if there is none. Runs over Ray if Ray is up."""
-        if self.known is not None:
-            return self.known
-        with Bar("indexing") as bar:
-            return index(self.location, self.shards, None, bar)
+        """Return the manifest; index first if there is none. Runs over Ray if Ray is up. Says what is excluded."""
+        manifest = self.known
+        if manifest is None:
+            with Bar("indexing") as bar:
+                manifest = index(self.location, self.shards, None, bar, self.column)
+        say_exclusions(manifest)
+        return manifest
 
 
-def open_source(source: str) -> Source:
+def open_source(source: str, column: str = "") -> Source:
     """Return a source, checked.
+
+    Args:
+        source: what the user wrote.
+        column: of Parquet files, where the media are; "" for the one that was indexed, or the only one that can be it.
 
     Raises:
         UserError: it does not exist, holds nothing usable, or changed since it was indexed.
     """
     location = locate_or_make(source)
-    shards = shards_of(location)
-    return Source(location, shards, open_manifest(location, shards))
+    known = Manifest.load(location)
+    column = column or indexed_column(known)
+    shards = shards_of(location, column)
+    if known is not None and is_of_column(known, column):
+        known.check_fits({shard.path: shard for shard in shards})
+    else:
+        known = None
+    return Source(location, shards, known, column)
+
+
+@dataclass(frozen=True)
+class RunSource:
+    """What a run reads: a source, or a mixture of several.
+
+    Attributes:
+        data: how its samples are split and weighted.
+        location: as `Source.location`; of a mixture, those of its sources with their weights.
+        parts: the sources.
+    """
+
+    data: DataConfig
+    location: str
+    parts: tuple[Source, ...]
+
+    def split(self) -> Split:
+        """Return the samples to train on and those held out, and say how many; index first what was never indexed.
+
+        Raises:
+            UserError: no sample can be used, or the settings do not fit the samples.
+        """
+        split = split_samples(self.location, [part.manifest().usable() for part in self.parts], self.data)
+        if self.data.holdout:
+            print(split)
+        return split
+
+
+def open_sources(data: DataConfig) -> RunSource:
+    """Return the source of a run, or the mixture of several, checked; see `open_source`."""
+    mixture = parse_mixture(data.source)
+    sources = tuple(open_source(part.source, data.column) for part in mixture)
+    located = [Part(source.location, part.weight) for source, part in zip(sources, mixture, strict=True)]
+    return RunSource(data, format_mixture(located), sources)
 
 
 def locate_or_make(source: str) -> str:
@@ -60,6 +116,29 @@ def locate_or_make(source: str) -> str:
         return locate(source)
     with Bar("drawing street scenes") as bar:
         return str(make_demo(source, bar))
+
+
+def say_exclusions(manifest: Manifest) -> None:
+    """Say how many samples somebody took out, if any."""
+    excluded = manifest.exclusions().read()
+    count = manifest.count_of(excluded)
+    if count:
+        reasons = Counter(excluded[key].reason for key in excluded).most_common(3)
+        named = ", ".join(f"{number:,} x {reason}" for reason, number in reasons)
+        print(
+            f"{manifest.source}: {count:,} samples are excluded ({named}); jobs/quarantine.py RUN --include undoes it"
+        )
+
+
+def say_slow_shuffle(manifest: Manifest, shuffle: str) -> None:
+    """Say so if a full shuffle reads much more of a Parquet source than it wants, and what helps."""
+    times = bytes_read_for_each(manifest) if shuffle == "full" else 1.0
+    if times > SLOW_SHUFFLE:
+        print(
+            f"{manifest.source}: its row groups are so large that a full shuffle reads {times:,.0f} bytes for each "
+            f"that it wants: pack it once (`python jobs/pack.py {manifest.source} SHARDS`), or take "
+            f"--data.shuffle chunk"
+        )
 
 
 def cores() -> int:

@@ -23,12 +23,12 @@ import torch
 from data_pipelines.clips import micro_batches
 from headrace.cli import RECIPE_FILE, RunOptions, parse
 from headrace.cluster.launch import ray_cluster, see_through
-from headrace.cluster.trainer import build_trainer, check_room, plan_of, resources_for
+from headrace.cluster.trainer import build_trainer, check_room, plan_of, resources_for, spare_cpus
 from headrace.errors import RunError, UserError, exit_with_sentence
 from headrace.observe.report import write_report
 from headrace.observe.watch import recorded_bytes, watch
 from headrace.recipe import Recipe, replace_at, save_recipe
-from headrace.train.progress import newest_checkpoint
+from headrace.train.progress import newest_checkpoint, read_progress
 from jobs import sources
 from jobs.recipes import DEFAULT, RECIPES
 
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     # What can be wrong is found here, before anything expensive starts.
     with torch.device("meta"):
         recipe.model.build(recipe.augment.height, recipe.augment.width)
-    source = sources.open_source(recipe.data.source)
+    source = sources.open_sources(recipe.data)
     recipe = replace_at(recipe, "data.source", source.location)
     run = _open_run(recipe, options)
 
@@ -48,10 +48,12 @@ def main(arguments: Sequence[str]) -> int:
     asked = recipe.data.pool(spare_cpus=sources.cores() - workers)
     with ray_cluster(cpus=workers + asked.most, dashboard=options.dashboard) as cluster:
         resources = resources_for(recipe, cluster)
-        pool = recipe.data.pool(spare_cpus=int(cluster.get("CPU", 0)) - resources.cpus)
+        pool = recipe.data.pool(spare_cpus=spare_cpus(resources, cluster))
         check_room(recipe, resources, pool, cluster)
-        manifest = source.manifest().usable()
-        plan = plan_of(recipe, len(manifest))
+        manifest = source.split().training
+        sources.say_slow_shuffle(manifest, recipe.data.shuffle)
+        read_progress(newest_checkpoint(run)).check_same_samples(manifest.digest)
+        plan = plan_of(recipe, manifest)
         last = recipe.train.micro_batches
         stream = partial(micro_batches, ray.put(manifest), plan, last=last, pool=pool, ranks=workers)
         trainer = build_trainer(recipe, manifest, run, stream, resources)

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 import numpy as np
@@ -26,6 +26,7 @@ from headrace.data.decode.limits import Limits
 from headrace.data.manifest import Manifest
 from headrace.data.members import Item, plan_items
 from headrace.data.packing import check_output
+from headrace.data.shards import place_of
 from headrace.data.transcode import Encoding
 from headrace.data.transcode_sample import Measure
 from headrace.errors import UserError, exit_with_sentence
@@ -43,8 +44,8 @@ class Options:
     source: Annotated[str, tyro.conf.Positional]
     """Folder of WebDataset tars, of videos or of images, a zip, or one such file; local or s3://."""
 
-    output: Annotated[Path, tyro.conf.Positional]
-    """Folder for the shards, shard-000000.tar and so on."""
+    output: Annotated[str, tyro.conf.Positional]
+    """Folder for the shards, shard-000000.tar and so on; local or s3://."""
 
     encoding: Annotated[Encoding, tyro.conf.arg(name="")] = field(default_factory=Encoding)
 
@@ -99,7 +100,7 @@ def main(arguments: Sequence[str]) -> int:
         with Bar("transcoding") as bar:
             outcome = transcode(
                 items,
-                options.output,
+                place_of(options.output),
                 work,
                 samples_per_shard=options.samples_per_shard,
                 bytes_per_shard=options.megabytes_per_shard << 20,
@@ -115,7 +116,7 @@ def main(arguments: Sequence[str]) -> int:
 def _check(options: Options) -> None:
     """Complain of what can be known before anything is read."""
     _check_apart(options.source, options.output)
-    check_output(options.output, overwrite=options.overwrite)
+    check_output(place_of(options.output), overwrite=options.overwrite)
     if options.workers is not None and options.workers < 0:
         raise UserError(f"--workers counts Ray tasks, or is 0 for none, got {options.workers}")
     for name in ("samples_per_shard", "megabytes_per_shard", "minutes_per_sample", "limit"):
@@ -127,11 +128,14 @@ def _check(options: Options) -> None:
     Measure(options.measure_frames, options.measure_size)
 
 
-def _check_apart(source: str, output: Path) -> None:
+def _check_apart(source: str, output: str) -> None:
     """Complain of a source that would hold the output as well, or be held by it."""
-    if storage.is_remote(source):
+    if storage.is_remote(source) != storage.is_remote(output):
         return
-    here, there = Path(source).expanduser().resolve(), output.resolve()
+    here, there = (
+        PurePosixPath(place) if storage.is_remote(place) else Path(place).expanduser().resolve()
+        for place in (source, output)
+    )
     if here == there:
         raise UserError(f"{output} is the source itself; choose another folder for the output")
     if here in there.parents or there in here.parents:

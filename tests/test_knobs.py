@@ -20,6 +20,7 @@ from data_pipelines.index import index
 from headrace.cluster.trainer import build_trainer, plan_of, resources_for
 from headrace.data.scan import shards_of
 from headrace.data.source import locate
+from headrace.data.split import split_samples
 from headrace.recipe import Recipe
 from headrace.train.loop import train
 from headrace.train.session import LocalSession
@@ -80,8 +81,10 @@ def live_through(recipe: Recipe, folder: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(nn.Module, "compile", MagicMock())
     monkeypatch.setattr(ray.data, "read_datasource", MagicMock())
     source = locate(recipe.data.source)
-    manifest = index(source, shards_of(source)).usable()
-    plan = plan_of(recipe, len(manifest))
+    column = recipe.data.column
+    indexed = index(source, shards_of(source, column), column=column)
+    manifest = split_samples(source, [indexed.usable()], recipe.data).training
+    plan = plan_of(recipe, manifest)
     pool = recipe.data.pool(spare_cpus=2)
     micro_batches(MagicMock(), plan, 0, recipe.train.micro_batches, pool, recipe.train.workers)
     build_trainer(recipe, manifest, folder, MagicMock(), resources_for(recipe, {"CPU": 2.0}))

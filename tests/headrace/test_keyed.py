@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace import keyed
 
 
+@settings(deadline=None)
 @given(size=st.integers(1, 3000), seed=st.integers(0, 2**63 - 1), epoch=st.integers(0, 2**40))
 def test_permute_is_a_permutation(size: int, seed: int, epoch: int) -> None:
     assert sorted(keyed.permute(np.arange(size), size, seed, epoch)) == list(range(size))
@@ -25,6 +26,34 @@ def test_permute_reaches_the_end_of_a_huge_range_at_once() -> None:
     assert image.min() >= 0
     assert image.max() < size
     assert image.std() > size / 5, "the end of the range should scatter over all of it"
+
+
+@pytest.mark.parametrize("size", [2, 3, 5, 8, 17])
+def test_permutations_of_few_elements_are_fair(size: int) -> None:
+    """With too few rounds, a permutation of 5 favours some places by a third; a run with 5 shards would show it."""
+    keys = 20_000
+    images = keyed.permute(np.arange(size), size, np.arange(keys)[:, None])
+    counts = np.stack([np.bincount(images[:, index], minlength=size) for index in range(size)])
+    assert np.abs(counts / keys * size - 1).max() < 5 * np.sqrt(size / keys)
+
+
+def test_permute_takes_a_size_for_each_element() -> None:
+    sizes = np.array([1, 2, 5, 64, 65, 4096, 10**15])
+    together = keyed.permute(sizes - 1, sizes, 3, np.arange(7))
+    assert together.tolist() == [int(keyed.permute(np.array(n - 1), int(n), 3, i)) for i, n in enumerate(sizes)]
+
+
+@pytest.mark.parametrize("index", [5, -1, 2**40])
+def test_permute_knows_what_is_outside_of_the_range(index: int) -> None:
+    with pytest.raises(ValueError, match="outside of the range of 5"):
+        keyed.permute(np.array([0, index]), 5)
+
+
+def test_exponential_is_minus_log_of_uniform() -> None:
+    draws, counter = keyed.exponential("e", np.arange(100_000)), np.arange(100_000)
+    assert np.allclose(draws, -np.log(1 - keyed.uniform("e", counter)), rtol=1e-14, atol=0)
+    assert abs(draws.mean() - 1) < 0.015
+    assert draws[:4].tolist() == PINNED_EXPONENTIAL, "to the last bit, for these are sorted"
 
 
 def test_permutations_of_other_keys_differ_and_look_random() -> None:
@@ -63,4 +92,5 @@ def test_integers_stay_below_and_reach_all() -> None:
 
 
 PINNED_HASH = 5745297967816795426
-PINNED_PERMUTATION = [6, 4, 0, 7, 5, 2, 3, 1]
+PINNED_PERMUTATION = [7, 0, 4, 1, 6, 3, 5, 2]
+PINNED_EXPONENTIAL = [0.356610372438551, 0.5534971670643327, 0.6183085045534739, 3.5982681431050305]

@@ -50,7 +50,7 @@ def trained(run: Path, source: Path) -> Path:
     run.mkdir()
     save_recipe(recipe, run / RECIPE_FILE)
     manifest = index(str(source), shards_of(str(source))).usable()
-    plan = plan_of(recipe, len(manifest))
+    plan = plan_of(recipe, manifest)
     train(recipe, LocalSession(run, manifest, plan, recipe.train.micro_batches, torch.device("cpu")))
     return run
 

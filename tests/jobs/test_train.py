@@ -189,8 +189,9 @@ def test_ctrl_c_leaves_a_checkpoint_and_another_number_of_workers_goes_on(
     undisturbed: Path, source: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    process = start(run, source, "--train.workers", "2", "--data.decoders", "1..2")
-    wait_for_step(run, 2)
+    often = ("--train.checkpoint-every", "1", "--train.keep-checkpoints", "1")  # so that some were deleted before
+    process = start(run, source, "--train.workers", "2", "--data.decoders", "1..2", *often)
+    wait_for_step(run, 3)
     process.send_signal(signal.SIGINT)
     assert "stopped" in finish(process)
     newest = newest_checkpoint(run)
@@ -225,4 +226,4 @@ def test_too_many_broken_clips_end_the_run_at_once_with_the_reason(
     assert [r["kind"] for r in records].count("start") == 1, "starting again would not help"
     assert records[-1]["kind"] == "end"
     assert records[-1]["outcome"] == "failed"
-    assert "clip5.mp4" in (tmp_path / "run" / "quarantine-0.jsonl").read_text()
+    assert "clip5.mp4" in (tmp_path / "run" / "quarantine.jsonl").read_text()

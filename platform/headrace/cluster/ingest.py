@@ -7,17 +7,15 @@ splits equally, which drops a remainder.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
 import ray.data
-from ray.data import ExecutionResources
 from ray.train import DataConfig
 
+from headrace.cluster.pool import PoolOfRun, scale_to_demand
 from headrace.train.progress import newest_checkpoint, read_progress
 
 STREAM = "micro-batches"
@@ -35,16 +33,20 @@ class ResumableStream:
         run: the run's folder.
         micro_batch: samples in a micro-batch.
         stream_from: builds the stream.
+        clips_per_block: clips that a decoder gives for one order.
     """
 
     run: Path
     micro_batch: int
     stream_from: StreamBuilder
+    clips_per_block: int
 
     def __call__(self) -> ray.data.Dataset:
         """Return the stream from the newest checkpoint on."""
         progress = read_progress(newest_checkpoint(self.run))
-        return self.stream_from(progress.micro_batch(self.micro_batch))
+        stream = self.stream_from(progress.micro_batch(self.micro_batch))
+        scale_to_demand(stream, PoolOfRun(self.run, self.clips_per_block))
+        return stream
 
 
 class RoundRobin(DataConfig):
@@ -59,30 +61,3 @@ class RoundRobin(DataConfig):
             for name, dataset in datasets.items()
         }
         return [{name: split[rank] for name, split in splits.items()} for rank in range(world_size)]
-
-
-def quiet_context() -> ray.data.DataContext:
-    """Return Ray Data's context of this process, with its own displays off: headrace has one of its own."""
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    return context
-
-
-def stream_context(in_flight_bytes: int) -> None:
-    """Set up Ray Data, in this process, for streams of micro-batches in order.
-
-    Args:
-        in_flight_bytes: how much the stream may keep in the object store before the decoders pause.
-    """
-    context = quiet_context()
-    context.target_max_block_size = 1  # a block is a row: nothing is joined, nothing is split
-    context.execution_options.preserve_order = True
-    context.execution_options.resource_limits = ExecutionResources(object_store_memory=in_flight_bytes)
-
-
-def died_before() -> bool:
-    """Say whether the actor that asks stands in for one that died."""
-    with warnings.catch_warnings():  # announced to go, with nothing that takes its place
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return bool(ray.get_runtime_context().was_current_actor_reconstructed)

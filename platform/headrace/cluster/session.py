@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-import ray
 import ray.train
 import ray.train.torch
 import torch
@@ -14,6 +12,7 @@ from ray.train import Checkpoint, CheckpointUploadMode
 from headrace.batch import BatchStream
 from headrace.cluster.blocks import from_row
 from headrace.cluster.ingest import STREAM
+from headrace.cluster.pool import cluster_cores
 from headrace.data.echo import unfold
 
 
@@ -31,7 +30,7 @@ class RaySession:
         self.rank: int = context.get_world_rank()
         self.world_size: int = context.get_world_size()
         self.device: torch.device = ray.train.torch.get_device()
-        self.cores = _cores()
+        self.cores = cluster_cores()
         self.manifest_digest = manifest_digest
 
     def batches(self, first: int) -> BatchStream:
@@ -48,10 +47,3 @@ class RaySession:
             checkpoint=Checkpoint.from_directory(checkpoint) if self.rank == 0 else None,
             checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
         )
-
-
-def _cores() -> int:
-    """Return the cores of all nodes; on a single node the machine's own, of which Ray may count more."""
-    if len(ray.nodes()) > 1:
-        return int(ray.cluster_resources().get("CPU", 0))
-    return os.cpu_count() or 1

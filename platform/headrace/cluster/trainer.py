@@ -19,11 +19,16 @@ from headrace.cluster.ingest import STREAM, ResumableStream, RoundRobin, StreamB
 from headrace.data.config import PoolSize
 from headrace.data.echo import Echo
 from headrace.data.manifest import Manifest
-from headrace.data.order import Order
+from headrace.data.order.build import build_order
 from headrace.data.reader import Plan
 from headrace.errors import UserError, final_sentence
 from headrace.recipe import Recipe
 from headrace.train.progress import FAILED_FILE
+
+_RAY_SNAPSHOT = "checkpoint_manager_snapshot.json"
+
+DECODERS_PER_WORKER = 64
+"""Most decoders for each worker where nobody said how many, and nodes come as they are asked for."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,16 @@ def resources_for(recipe: Recipe, cluster: dict[str, float]) -> Resources:
     return Resources(device, worker, workers)
 
 
+def spare_cpus(resources: Resources, cluster: dict[str, float]) -> int:
+    """Return the CPUs that decoders may use: what the workers leave, or, where nodes come on demand, a large number.
+
+    There the pool asks for as many as it needs, and the largest number of nodes is the cluster's own.
+    """
+    if _only_coordinates(cluster):
+        return DECODERS_PER_WORKER * resources.cpus
+    return int(cluster.get("CPU", 0.0)) - resources.cpus
+
+
 def check_room(recipe: Recipe, resources: Resources, pool: PoolSize, cluster: dict[str, float]) -> None:
     """Check that the workers and the least number of decoders fit the cluster.
 
@@ -89,10 +104,18 @@ def _only_coordinates(cluster: dict[str, float]) -> bool:
     return cluster.get("CPU", 0.0) == 0
 
 
-def plan_of(recipe: Recipe, samples: int) -> Plan:
-    """Return which samples a recipe's training sees in which order, and how they are read."""
-    order = Order(samples, recipe.seed, recipe.data.shuffle)
+def plan_of(recipe: Recipe, manifest: Manifest) -> Plan:
+    """Return which samples a recipe's training sees in which order, and how they are read.
+
+    Args:
+        recipe: the run.
+        manifest: its samples, with their weights: the training side of `split_samples`.
+
+    Raises:
+        UserError: there are too many samples for the order that is asked for.
+    """
     data, train = recipe.data, recipe.train
+    order = build_order(manifest, data, recipe.seed)
     echo = Echo.of(data.repeats, data.repeats_apart, train.global_batch // train.micro_batch)
     return Plan(order, data, train.micro_batch, echo=echo)
 
@@ -109,10 +132,12 @@ def build_trainer(
         stream_from: builds the stream from a micro-batch on.
         resources: what `resources_for` decided.
     """
-
+    # Ray's own list of the run's checkpoints: with it, Ray would not start once one of them was deleted.
+    (run / _RAY_SNAPSHOT).unlink(missing_ok=True)
+    micro_batch = recipe.train.micro_batch
     return TorchTrainer(
         partial(_work, recipe, run, manifest.digest),
-        datasets={STREAM: ResumableStream(run, recipe.train.micro_batch, stream_from)},
+        datasets={STREAM: ResumableStream(run, micro_batch, stream_from, micro_batch * recipe.data.repeats)},
         dataset_config=RoundRobin(),
         torch_config=TorchConfig(backend="nccl" if resources.device == "cuda" else "gloo"),
         scaling_config=ScalingConfig(

@@ -2,7 +2,8 @@
 
 It lies beside the shards as `.headrace/manifest.parquet`, or in the user's cache where the source cannot be
 written to. Samples that cannot be read keep their row, with the reason, so that a second run does not try them
-again; `usable` leaves them out. Rows are sorted by shard and offset: the same source gives the same rows.
+again; `usable` leaves them out, and those that somebody excluded (`exclusions`). Rows are sorted by shard and offset:
+the same source gives the same rows.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 
 from headrace.data import storage
 from headrace.data.decode.index import VideoIndex
+from headrace.data.exclusions import Exclusions
 from headrace.data.storage import ByteRange, Compression, StoredFile
 from headrace.errors import UserError
 
@@ -35,9 +37,10 @@ SCHEMA = pa.schema(
         ("shard", pa.string()),  # path below the source
         ("shard_size", pa.int64()),  # these two tell whether the shard changed
         ("shard_mtime_ns", pa.int64()),
-        ("offset", pa.int64()),  # the sample's bytes in the shard
+        ("offset", pa.int64()),  # the sample's bytes in the shard; where "parquet" packs them, its row in the table
         ("size", pa.int64()),
-        ("compression", pa.string()),  # "stored" or "deflate"
+        ("compression", pa.string()),  # "stored", "deflate" or "parquet"
+        ("column", pa.string()),  # of a table that is the shard, where the media are; else null
         ("kind", pa.string()),  # "video" or "image"
         ("codec", pa.string()),
         ("width", pa.int32()),  # pixels, upright
@@ -65,6 +68,7 @@ class Row:
     offset: int = 0
     size: int = 0
     compression: Compression = "stored"
+    column: str | None = None
     kind: str | None = None
     codec: str | None = None
     width: int | None = None
@@ -86,11 +90,12 @@ def table_of(rows: Iterable[Row]) -> pa.Table:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The samples of one source. Immutable; pickles and maps cheaply.
+    """The samples of a source, or of several (`mixture.mix`). Immutable; pickles and maps cheaply.
 
     Attributes:
-        source: the location of the shards, absolute or a URI.
-        table: Arrow table of `SCHEMA`, sorted by shard and offset.
+        source: the location of the shards, absolute or a URI; of several sources what the user wrote.
+        table: Arrow table of `SCHEMA`, sorted by shard and offset. For a run it can have two columns more: `source`,
+            a dictionary of locations, source by source, and `weight`.
     """
 
     source: str
@@ -100,14 +105,17 @@ class Manifest:
         return int(self.table.num_rows)
 
     def usable(self) -> Manifest:
-        """Return the manifest of the samples that can be read.
+        """Return the manifest of the samples that can be read and are not excluded.
 
         Raises:
             UserError: there is none.
         """
         table = self.table.filter(pc.is_null(self.table["error"]))
+        excluded = pa.array(list(self.exclusions().read()), pa.string())
+        table = table.filter(pc.invert(pc.is_in(table["key"], excluded)))
         if not table.num_rows:
-            reasons = "; ".join(f"{count} x {reason}" for reason, count in self.errors().most_common(3))
+            found = self.errors() + Counter({"excluded": len(excluded)})
+            reasons = "; ".join(f"{count} x {reason}" for reason, count in found.most_common(3))
             raise UserError(f"no sample of {self.source!r} can be read ({reasons or 'it holds none'})")
         return Manifest(self.source, table.combine_chunks())
 
@@ -115,9 +123,21 @@ class Manifest:
         """Return the manifest of these rows, in the order given."""
         return Manifest(self.source, self.table.take(pa.array(rows)).combine_chunks())
 
+    def where(self, wanted: NDArray[np.bool_]) -> Manifest:
+        """Return the manifest of the rows that are wanted [rows], in their order."""
+        return Manifest(self.source, self.table.filter(pa.array(wanted)).combine_chunks())
+
     def take(self, most: int) -> Manifest:
         """Return the first rows, `most` at most."""
         return Manifest(self.source, self.table.slice(0, most))
+
+    def exclusions(self) -> Exclusions:
+        """Return what somebody took out of the source."""
+        return Exclusions(_places(self.source))
+
+    def count_of(self, keys: Iterable[str]) -> int:
+        """Count the samples that have one of these keys."""
+        return int(pc.sum(pc.is_in(self.table["key"], pa.array(list(keys), pa.string()))).as_py() or 0)
 
     def errors(self) -> Counter[str]:
         """Count the samples that cannot be read, by reason."""
@@ -125,10 +145,9 @@ class Manifest:
 
     def bytes_of(self, row: int) -> ByteRange:
         """Return where the bytes of the sample in this row lie."""
-        location = storage.join(self.source, self._value("shard", row))
-        return ByteRange(
-            location, self._value("offset", row), self._value("size", row), self._value("compression", row)
-        )
+        location = storage.join(self._source_of(row), self._value("shard", row))
+        fields = ("offset", "size", "compression", "column")
+        return ByteRange(location, *(self._value(field, row) for field in fields))
 
     def key_frame_seconds(self, row: int) -> NDArray[np.float64]:
         """Return when the frames at which decoding may begin are shown, ascending; 0 for an image."""
@@ -143,7 +162,27 @@ class Manifest:
         return str(self._value("key", row))
 
     def shard(self, row: int) -> str:
-        return str(self._value("shard", row))
+        """Return the path of the shard below its source; of one of several sources the whole location."""
+        shard = str(self._value("shard", row))
+        return storage.join(self._source_of(row), shard) if "source" in self.table.column_names else shard
+
+    @cached_property
+    def source_sizes(self) -> tuple[int, ...]:
+        """Return how many samples each source has, in the order of their rows."""
+        if "source" not in self.table.column_names:
+            return (len(self),)
+        chunks = self.table["source"].chunks
+        counts = [np.bincount(chunk.indices, minlength=len(chunk.dictionary)) for chunk in chunks]
+        return tuple(np.sum(counts, axis=0).tolist())
+
+    @cached_property
+    def weights(self) -> NDArray[np.float64] | None:
+        """Return each sample's weight [rows], None where the run has none."""
+        return self.table["weight"].to_numpy() if "weight" in self.table.column_names else None
+
+    def with_weights(self, weights: NDArray[np.float64]) -> Manifest:
+        """Return the manifest with these weights [rows]."""
+        return Manifest(self.source, self.table.append_column("weight", pa.array(weights, pa.float64())))
 
     @cached_property
     def seconds(self) -> NDArray[np.float64]:
@@ -173,6 +212,10 @@ class Manifest:
             for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
                 digest.update("\n".join(map(str, chunk.dictionary.to_pylist())).encode())
                 digest.update(chunk.indices.to_numpy(zero_copy_only=False).astype(np.int64).tobytes())
+        if len(self.source_sizes) > 1:
+            digest.update(repr(self.source_sizes).encode())
+        if self.weights is not None:
+            digest.update(self.weights.tobytes())
         return digest.hexdigest()[:16]
 
     def shards(self) -> dict[str, StoredFile]:
@@ -226,6 +269,9 @@ class Manifest:
                     return None
                 return cls(source, pq.read_table(path, schema=SCHEMA).combine_chunks())
         return None
+
+    def _source_of(self, row: int) -> str:
+        return str(self._value("source", row)) if "source" in self.table.column_names else self.source
 
     def _value(self, column: str, row: int) -> Any:
         return self.table[column][row].as_py()

@@ -60,7 +60,7 @@ class Members:
 
 
 def plan_items(manifest: Manifest) -> list[Item]:
-    """Return the samples that can be read, in the manifest's order.
+    """Return the samples that can be read and are not excluded, in the manifest's order.
 
     A sample of a tar keeps its key in the tar. Another's key is its path without the extension, the dots of its base
     name turned into underscores. Samples that would share a key get the name of their shard, or their extension,
@@ -69,10 +69,11 @@ def plan_items(manifest: Manifest) -> list[Item]:
     Raises:
         UserError: a key cannot be written into a shard, or two samples would share one even so.
     """
-    columns = ["key", "shard", "offset", "size", "compression", "kind", "label", "metadata", "error"]
+    columns = ["key", "shard", "offset", "size", "compression", "column", "kind", "label", "metadata", "error"]
     rows = manifest.table.select(columns).to_pylist()
     starts = _search_starts(rows)
-    usable = [number for number, row in enumerate(rows) if row["error"] is None]
+    excluded = manifest.exclusions().read()
+    usable = [n for n, row in enumerate(rows) if row["error"] is None and row["key"] not in excluded]
     keys = _distinct([_keys(rows[number]) for number in usable])
     return [_item(manifest, rows[number], key, starts[number]) for number, key in zip(usable, keys, strict=True)]
 
@@ -105,7 +106,7 @@ def place_of(extension: str, suffix: str, beside: Sequence[str]) -> str:
 
 def _item(manifest: Manifest, row: dict[str, Any], key: str, start: int) -> Item:
     location = storage.join(manifest.source, row["shard"])
-    media = ByteRange(location, row["offset"], row["size"], row["compression"])
+    media = ByteRange(location, row["offset"], row["size"], row["compression"], row["column"])
     if _is_tar(row):
         return Item(key, row["key"], row["kind"], media, search_from=start)
     about = {"path": row["key"], **json.loads(row["metadata"] or "{}")}

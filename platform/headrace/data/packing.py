@@ -21,9 +21,10 @@ from pathlib import Path
 
 import numpy as np
 
+from headrace.data import storage
 from headrace.data.media_source import MediaFile, open_source
 from headrace.data.metadata_csv import Join, Table, Value, filter_rows, join_rows
-from headrace.data.shards import check_key, shard_name, write_shard
+from headrace.data.shards import Place, check_key, inside, shard_name, write_shard
 from headrace.errors import UserError
 from headrace.keyed import permute
 
@@ -128,13 +129,13 @@ def plan_shards(
     return plans if not shard else [*plans, ShardPlan(len(plans), tuple(shard))]
 
 
-def write_plan(source: str, directory: Path, plan: ShardPlan) -> int:
+def write_plan(source: str, directory: Place, plan: ShardPlan) -> int:
     """Write the shard of one plan and return the bytes in it. Done again, writes the same file again.
 
     Raises:
         RunError: a file cannot be read.
     """
-    return write_shard(directory / shard_name(_PREFIX, plan.number), _samples(source, plan.items), replace=True)
+    return write_shard(inside(directory, shard_name(_PREFIX, plan.number)), _samples(source, plan.items), replace=True)
 
 
 def _samples(source: str, items: Sequence[Item]) -> Iterator[tuple[str, dict[str, bytes]]]:
@@ -148,33 +149,38 @@ def _samples(source: str, items: Sequence[Item]) -> Iterator[tuple[str, dict[str
 
 
 @contextlib.contextmanager
-def all_or_nothing(output: Path, *, overwrite: bool) -> Iterator[Path]:
+def all_or_nothing(output: Place, *, overwrite: bool) -> Iterator[Place]:
     """Yield a hidden folder inside `output` for the shards; they move to `output` when the block ends well.
 
-    Until then, and if the block raises, what `output` held stays as it was.
+    Until then, and if the block raises, what `output` held stays as it was. In object storage nothing but names
+    moves, one shard after the other.
 
     Raises:
         UserError: `output` holds shards already and `overwrite` does not say to replace them, or holds tars
             that packing did not name.
     """
     check_output(output, overwrite=overwrite)
-    output.mkdir(parents=True, exist_ok=True)
-    staging = output / f".packing-{uuid.uuid4().hex[:12]}"
-    staging.mkdir()
+    staging = inside(output, f".packing-{uuid.uuid4().hex[:12]}")
+    if isinstance(staging, Path):
+        staging.mkdir(parents=True)
     try:
         yield staging
-        written = sorted(staging.iterdir())
-        for shard in written:
-            shard.replace(output / shard.name)
-        for old in set(_tars(output)) - {shard.name for shard in written}:
-            (output / old).unlink()
+        written = storage.names_in(str(staging))
+        for name in written:
+            storage.move(str(inside(staging, name)), str(inside(output, name)))
+        for old in set(_tars(output)) - set(written):
+            storage.delete(str(inside(output, old)))
     finally:
-        shutil.rmtree(staging)
+        if isinstance(staging, Path):
+            shutil.rmtree(staging)
+        else:
+            for name in storage.names_in(staging):
+                storage.delete(str(inside(staging, name)))
 
 
-def check_output(output: Path, *, overwrite: bool) -> None:
+def check_output(output: Place, *, overwrite: bool) -> None:
     """Raise what `all_or_nothing` would, before any work is done."""
-    if output.exists() and not output.is_dir():
+    if isinstance(output, Path) and output.exists() and not output.is_dir():
         raise UserError(f"{output} is a file; the shards need a folder")
     present = _tars(output)
     foreign = [name for name in present if not _OWN_SHARD.fullmatch(name)]
@@ -184,8 +190,8 @@ def check_output(output: Path, *, overwrite: bool) -> None:
         raise UserError(f"{output} holds {len(present)} shards already; choose another folder, or --overwrite them")
 
 
-def _tars(directory: Path) -> list[str]:
-    return sorted(path.name for path in directory.glob("*.tar"))
+def _tars(directory: Place) -> list[str]:
+    return [name for name in storage.names_in(str(directory)) if name.endswith(".tar")]
 
 
 def _keys(paths: Sequence[str]) -> list[str]:

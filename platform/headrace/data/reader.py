@@ -9,6 +9,8 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +18,14 @@ from numpy.typing import NDArray
 from headrace import keyed
 from headrace.batch import Batch, DecodeCost, Failure, Strip
 from headrace.data.config import DataConfig
+from headrace.data.decode.index import VideoIndex
 from headrace.data.decode.isolated import IsolatedDecoder
 from headrace.data.decode.table import ByKind, build_decoder
 from headrace.data.echo import Echo
 from headrace.data.failures import SampleError
 from headrace.data.manifest import Manifest
-from headrace.data.order import Order
+from headrace.data.order import SampleOrder
+from headrace.data.readahead import ReadAhead, Wanted
 from headrace.data.sampling import frame_times, nearest_times
 from headrace.errors import RunError
 
@@ -41,7 +45,7 @@ class Plan:
         echo: how often, and how far apart, a sample is seen again for one decode.
     """
 
-    order: Order
+    order: SampleOrder
     data: DataConfig
     micro_batch: int
     training: bool = True
@@ -51,6 +55,18 @@ class Plan:
     def micro_batch_bytes(self) -> int:
         """Size of the pixels of one micro-batch."""
         return self.micro_batch * self.data.sampling.frames * self.data.height * self.data.width * 3
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What is to be seen of a sample: the seeds of its clips [R], the times of their frames [R * T], and its bytes."""
+
+    row: int
+    position: int
+    seeds: list[int]
+    times: NDArray[np.float64]
+    index: VideoIndex | None
+    wanted: Wanted
 
 
 @dataclass
@@ -70,6 +86,8 @@ class BatchReader:
     def __post_init__(self) -> None:
         names = ("image", self.plan.data.decoder)
         self._isolated = [IsolatedDecoder(name) for name in names] if self.isolated else []
+        self._order = self.plan.order.with_weights(self.manifest.weights)
+        self._cache = self.plan.data.open_cache()
         self._decoder = ByKind(*(self._isolated or map(build_decoder, names)))
 
     def close(self) -> None:
@@ -89,42 +107,49 @@ class BatchReader:
             OSError: the storage failed.
         """
         wall, cpu = time.perf_counter(), time.thread_time()
-        plan, data = self.plan, self.plan.data
+        plan, data, order = self.plan, self.plan.data, self._order
         numbers = plan.echo.later(number)
         ages = [plan.echo.age(number) for number in numbers]
         positions = plan.echo.strip(number) * plan.micro_batch + np.arange(plan.micro_batch)
-        rows = plan.order.rows(positions)
+        looks = [
+            self._look(row, position, ages)
+            for row, position in zip(order.rows(positions).tolist(), positions.tolist(), strict=True)
+        ]
         shape = (plan.micro_batch, len(numbers), data.sampling.frames)
         pixels = np.zeros((*shape, data.height, data.width, 3), np.uint8)
         seconds = np.zeros(shape)
-        seeds = np.zeros(shape[:2], np.int64)
         valid = np.ones(plan.micro_batch, bool)
         failures: list[Failure] = []
 
-        for slot, position in enumerate(positions.tolist()):
-            for attempt in range(RESERVE_ATTEMPTS + 1):
-                row = int(rows[slot]) if attempt == 0 else plan.order.reserve(position, attempt)
-                try:
-                    seeds[slot], seconds[slot] = self._read_sample(row, position, ages, pixels[slot])
-                    rows[slot] = row
-                    break
-                except SampleError as error:
-                    failures.append(self._failure(row, position, error))
-                if not plan.training:
-                    valid[slot] = False
-                    break
-            else:
-                raise RunError(
-                    f"{RESERVE_ATTEMPTS + 1} samples in a row could not be decoded, the last "
-                    f"{failures[-1].key!r}: {failures[-1].message}"
-                )
+        with ReadAhead([look.wanted for look in looks], self._cache) as ahead:
+            for slot in range(plan.micro_batch):
+                opened = partial(ahead.open, slot)
+                for attempt in range(1, RESERVE_ATTEMPTS + 2):
+                    look = looks[slot]
+                    try:
+                        with opened() as file:
+                            seconds[slot] = self._decode(look, file, pixels[slot])
+                        break
+                    except SampleError as error:
+                        failures.append(self._failure(look, error))
+                    if not plan.training:
+                        valid[slot] = False
+                        break
+                    looks[slot] = self._look(order.reserve(look.position, attempt), look.position, ages)
+                    opened = partial(looks[slot].wanted.open, self._cache)
+                else:
+                    raise RunError(
+                        f"{RESERVE_ATTEMPTS + 1} samples in a row could not be decoded, the last "
+                        f"{failures[-1].key!r}: {failures[-1].message}"
+                    )
 
         if not plan.echo.is_first_clip(number):
             failures = []  # they were told of when the strip was decoded for an earlier clip
+        rows = np.array([look.row for look in looks])
         return Strip(
             numbers=np.array(numbers),
             pixels=pixels,
-            seed=seeds,
+            seed=np.array([look.seeds for look in looks]),
             label=self.manifest.labels[rows],
             seconds=seconds,
             sample=rows,
@@ -133,23 +158,23 @@ class BatchReader:
             cost=DecodeCost(self.actor, time.thread_time() - cpu, time.perf_counter() - wall),
         )
 
-    def _read_sample(
-        self, row: int, position: int, ages: Sequence[int], out: NDArray[np.uint8]
-    ) -> tuple[list[int], NDArray[np.float64]]:
-        """Write clips of a sample to `out` [R, T, H, W, 3]; return their seeds [R] and times [R, T]."""
-        seed, config = self.plan.order.seed_of(position, self.manifest.key(row)), self.plan.data.sampling
+    def _look(self, row: int, position: int, ages: Sequence[int]) -> _Look:
+        """Return what is to be seen of a sample that stands at a position: the clips of these ages."""
+        manifest, config = self.manifest, self.plan.data.sampling
+        seed = self._order.seed_of(position, manifest.key(row))
         seeds = [seed if age == 0 else keyed.seed("clip", seed, age) for age in ages]
-        length = float(self.manifest.seconds[row])
+        length = float(manifest.seconds[row])
         times = np.concatenate([frame_times(config, length, seed, jitter=self.plan.training) for seed in seeds])
         if config.key_frames:
-            times = nearest_times(times, self.manifest.key_frame_seconds(row))
-        index = self.manifest.video_index(row)
-        with self.manifest.bytes_of(row).open(in_pieces=index is not None) as file:
-            shown = self._decoder.decode(file, times, out.reshape(-1, *out.shape[2:]), index)
-        return seeds, shown.reshape(out.shape[:2])
+            times = nearest_times(times, manifest.key_frame_seconds(row))
+        index = manifest.video_index(row)
+        return _Look(row, position, seeds, times, index, Wanted.of(manifest.bytes_of(row), index, times))
 
-    def _failure(self, row: int, position: int, error: SampleError) -> Failure:
-        where = self.manifest.bytes_of(row)
-        return Failure(
-            position, self.manifest.key(row), self.manifest.shard(row), where.offset, error.reason, str(error)
-        )
+    def _decode(self, look: _Look, file: BinaryIO, out: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Write the clips to `out` [R, T, H, W, 3] and return the times of their frames [R, T]."""
+        shown = self._decoder.decode(file, look.times, out.reshape(-1, *out.shape[2:]), look.index)
+        return shown.reshape(out.shape[:2])
+
+    def _failure(self, look: _Look, error: SampleError) -> Failure:
+        key, shard = self.manifest.key(look.row), self.manifest.shard(look.row)
+        return Failure(look.position, key, shard, look.wanted.where.offset, error.reason, str(error))

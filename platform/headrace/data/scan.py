@@ -1,18 +1,20 @@
 """Shard -> rows of the manifest. What a source holds is learnt here, once.
 
-    source (folder, tar, zip, file)  --shards_of-->  shards  --scan_shard-->  rows
+    source (folder, tar, zip, Parquet, file)  --shards_of-->  shards  --scan_shard-->  rows
 
-A *shard* is a file that holds samples: a WebDataset tar, a zip, or a single video or image, which is a shard of one
-sample. Members are found by reading headers only; each sample is then demuxed once to count what is in it. Names in
-archives are never used as paths, and nothing in them is ever unpickled.
+A *shard* is a file that holds samples: a WebDataset tar, a zip, a Parquet file with a column of media, or a single
+video or image, which is a shard of one sample. Members are found by reading headers only; each sample is then demuxed
+once to count what is in it. Names in archives are never used as paths, and nothing in them is ever unpickled.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 import tarfile
 import zipfile
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
@@ -22,6 +24,7 @@ from headrace.data.decode.probe import probe
 from headrace.data.failures import SampleError
 from headrace.data.manifest import Row
 from headrace.data.media import media_kind
+from headrace.data.parquet_scan import SUFFIXES, NoMediaColumn, cells, check_table
 from headrace.data.storage import ByteRange, Compression, StoredFile
 from headrace.errors import UserError
 
@@ -29,8 +32,12 @@ COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 MAX_METADATA_BYTES = 16 << 20
 
 
-def shards_of(source: str) -> list[StoredFile]:
+def shards_of(source: str, column: str = "") -> list[StoredFile]:
     """Return the shards of a source, sorted by path.
+
+    Args:
+        source: absolute location.
+        column: of Parquet files, where the media are; "" for the only one that can be it.
 
     Raises:
         UserError: there is no such path, nothing in it can be a shard, or a shard is not what its name says.
@@ -43,8 +50,11 @@ def shards_of(source: str) -> list[StoredFile]:
                 f"{file.path!r} is a compressed tar, in which no sample can be found without unpacking all before "
                 f"it: unpack it to a plain .tar (videos and images gain nothing from it)"
             )
+    shards = sorted(shards + _tables(source, files, column, required=not shards), key=lambda file: file.path)
     if not shards:
-        raise UserError(f"{source!r} holds no .tar, no .zip, no video and no image ({len(files)} other files)")
+        raise UserError(
+            f"{source!r} holds no .tar, no .zip, no video and no image, nor a .parquet ({len(files)} other files)"
+        )
     for shard in shards:
         location = storage.join(source, shard.path)
         if shard.path.lower().endswith(".tar") and not _is_tar(location):
@@ -54,23 +64,25 @@ def shards_of(source: str) -> list[StoredFile]:
     return shards
 
 
-def scan_shard(source: str, shard: StoredFile) -> list[Row]:
+def scan_shard(source: str, shard: StoredFile, column: str = "") -> list[Row]:
     """Return the rows of one shard's samples; those that cannot be read say why in `error`.
+
+    Args:
+        source: absolute location.
+        shard: one of `shards_of`.
+        column: as there.
 
     Raises:
         OSError: the storage failed; that is not the samples' fault.
     """
-    members = list(_members(source, shard))
-    if not members:
-        return [_failed(_empty_row(shard, shard.path), "empty shard", "it holds no video and no image")]
-    rows, seen = [], set()
-    for member in members:
+    rows, seen = list[Row](), set[str]()
+    for member in _members(source, shard, column):
         row = _row(shard, member)
         if row.key in seen:
             row = _failed(replace(row, key=f"{row.key}@{row.offset}"), "duplicate key", f"second {row.key!r}")
         seen.add(row.key)
         rows.append(row)
-    return rows
+    return rows or [_failed(_empty_row(shard, shard.path), "empty shard", "it holds no video and no image")]
 
 
 @dataclass(frozen=True)
@@ -78,25 +90,28 @@ class _Member:
     """A sample in a shard: its media bytes and what lies beside them."""
 
     key: str
-    bytes: ByteRange
+    where: ByteRange
     label: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     problem: str | None = None
+    reason: str = "bad metadata"
+    data: bytes | None = None  # the bytes, where finding them read them
 
 
 def _row(shard: StoredFile, member: _Member) -> Row:
     row = replace(
         _empty_row(shard, member.key),
-        offset=member.bytes.offset,
-        size=member.bytes.size,
-        compression=member.bytes.compression,
+        offset=member.where.offset,
+        size=member.where.size,
+        compression=member.where.compression,
+        column=member.where.column,
         label=member.label,
         metadata=json.dumps(member.metadata, sort_keys=True) if member.metadata else None,
     )
     if member.problem:
-        return _failed(row, "bad metadata", member.problem)
+        return _failed(row, member.reason, member.problem)
     try:
-        with member.bytes.open() as file:
+        with member.where.open() if member.data is None else io.BytesIO(member.data) as file:
             info = probe(file)
     except SampleError as error:
         return _failed(row, error.reason, str(error))
@@ -113,7 +128,7 @@ def _row(shard: StoredFile, member: _Member) -> Row:
     )
 
 
-def _members(source: str, shard: StoredFile) -> Iterator[_Member]:
+def _members(source: str, shard: StoredFile, column: str) -> Iterator[_Member]:
     location = storage.join(source, shard.path)
     name = shard.path.lower()
     if name.endswith(".tar"):
@@ -122,6 +137,8 @@ def _members(source: str, shard: StoredFile) -> Iterator[_Member]:
     elif name.endswith(".zip"):
         with storage.open_file(location) as file:
             yield from _zip_members(file, location)
+    elif name.endswith(SUFFIXES):
+        yield from _table_members(location, column, shard.path)
     else:
         yield _Member(shard.path, ByteRange(location, 0, shard.size))
 
@@ -193,6 +210,39 @@ def _zip_header_size(file: BinaryIO, offset: int) -> int:
     file.seek(offset + 26)
     name, extra = struct.unpack("<HH", file.read(4))
     return 30 + int(name) + int(extra)
+
+
+def _table_members(location: str, column: str, path: str) -> Iterator[_Member]:
+    stem = path.rpartition(".")[0]
+    try:
+        for cell in cells(location, column):
+            key, reason = f"{stem}/{cell.row:08d}.{cell.extension}", cell.reason or ""
+            yield _Member(key, cell.where, cell.label, cell.metadata, cell.problem, reason, cell.data)
+    except (SampleError, NoMediaColumn) as error:
+        reason = error.reason if isinstance(error, SampleError) else "no column of media"
+        yield _Member(path, ByteRange(location, 0, 0), problem=str(error), reason=reason)
+
+
+def _tables(source: str, files: list[StoredFile], column: str, *, required: bool) -> list[StoredFile]:
+    """Return the Parquet files that hold media. The first of a folder tells of its neighbours: to look into each would
+    cost a request or two before anything starts. Beside other shards, and of other columns, they are only tables.
+    """
+    folders: dict[str, list[StoredFile]] = defaultdict(list)
+    for file in files:
+        if file.path.lower().endswith(SUFFIXES):
+            folders[file.path.rpartition("/")[0]].append(file)
+    if column and not folders:
+        raise UserError(f"--data.column {column} is about Parquet files, of which {source!r} holds none")
+    found, refused = list[StoredFile](), list[NoMediaColumn]()
+    for tables in folders.values():
+        try:
+            check_table(storage.join(source, tables[0].path), column)
+            found += tables
+        except NoMediaColumn as error:
+            refused.append(error)
+    if refused and not found and (required or column):
+        raise refused[0]
+    return found
 
 
 def _is_shard(path: str) -> bool:

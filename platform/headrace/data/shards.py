@@ -11,6 +11,9 @@ knows what else to call it. Folders in a key may hold dots. A key is a relative 
 headers (names of any length, members past 8 GB). The `webdataset` package's own writer is not used because
 importing it imports torch (3.5 s), and because it writes to the final name: a killed run leaves a shard that
 looks whole.
+
+**Places.** Shards go to a folder on disk or to object storage: there a shard is written to a temporary file first, and
+its upload is atomic by nature.
 """
 
 from __future__ import annotations
@@ -20,10 +23,13 @@ import io
 import os
 import re
 import tarfile
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Generic, TypeAlias, TypeVar, cast
 
+from headrace.data import storage
 from headrace.errors import UserError
 
 DEFAULT_BYTES_PER_SHARD = 512 * 2**20
@@ -31,7 +37,23 @@ _EXTENSION = re.compile(r"[a-z0-9][a-z0-9_-]*(\.[a-z0-9][a-z0-9_-]*)*")
 _UNSPEAKABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")  # surrogates: a file name that is not UTF-8
 
 
-class ShardWriter:
+Place: TypeAlias = "Path | str"
+"""A path on this machine, or the URI of one in object storage."""
+
+AnyPlace = TypeVar("AnyPlace", bound="Path | str")
+
+
+def place_of(location: str) -> Place:
+    """Return what a person wrote as a place."""
+    return location.rstrip("/") if storage.is_remote(location) else Path(location)
+
+
+def inside(folder: AnyPlace, name: str) -> AnyPlace:
+    """Return the place of a name in a folder."""
+    return cast(AnyPlace, f"{folder}/{name}" if isinstance(folder, str) else folder / name)
+
+
+class ShardWriter(Generic[AnyPlace]):
     """Writes samples into numbered shards `<prefix>-000000.tar`, starting a new one when one is full.
 
     A shard appears under its name only once it is whole. Leaving the `with` block by an exception drops the
@@ -46,7 +68,7 @@ class ShardWriter:
 
     def __init__(
         self,
-        directory: Path,
+        directory: AnyPlace,
         prefix: str = "shard",
         *,
         samples_per_shard: int = 1000,
@@ -61,10 +83,11 @@ class ShardWriter:
         self.prefix = prefix
         self.samples_per_shard = samples_per_shard
         self.bytes_per_shard = bytes_per_shard
-        self.paths: list[Path] = []
+        self.paths: list[AnyPlace] = []
         self._keys: set[str] = set()
-        self._shard: _OpenShard | None = None
-        directory.mkdir(parents=True, exist_ok=True)
+        self._shard: _OpenShard[AnyPlace] | None = None
+        if isinstance(directory, Path):
+            directory.mkdir(parents=True, exist_ok=True)
 
     def write(self, key: str, members: Mapping[str, bytes]) -> None:
         """Append one sample: its key and the bytes of each extension, e.g. {"mp4": ..., "json": ...}.
@@ -77,7 +100,7 @@ class ShardWriter:
         if key in self._keys:
             raise UserError(f"two samples have the key {key!r}; every key may be written once")
         if self._shard is None:
-            self._shard = _OpenShard(self.directory / shard_name(self.prefix, len(self.paths)))
+            self._shard = _OpenShard(inside(self.directory, shard_name(self.prefix, len(self.paths))))
         self._keys.add(key)
         self._shard.write(key, members)
         if self._shard.samples >= self.samples_per_shard or self._shard.bytes >= self.bytes_per_shard:
@@ -94,7 +117,7 @@ class ShardWriter:
         self.paths.append(self._shard.path)
         self._shard = None
 
-    def __enter__(self) -> ShardWriter:
+    def __enter__(self) -> ShardWriter[AnyPlace]:
         return self
 
     def __exit__(
@@ -107,7 +130,7 @@ class ShardWriter:
             self._shard = None
 
 
-def write_shard(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]], *, replace: bool = False) -> int:
+def write_shard(path: Place, samples: Iterable[tuple[str, Mapping[str, bytes]]], *, replace: bool = False) -> int:
     """Write one whole shard of (key, members) pairs under the given name, or nothing at all.
 
     Returns:
@@ -172,16 +195,16 @@ def check_key(key: str) -> None:
         )
 
 
-class _OpenShard:
-    """A shard under a temporary name beside its final one, so that giving it its name is one rename."""
+class _OpenShard(Generic[AnyPlace]):
+    """A shard under a temporary name beside its final one, so that giving it its name is one rename, or one upload."""
 
-    def __init__(self, path: Path, *, replace: bool = False) -> None:
-        if path.exists() and not replace:
+    def __init__(self, path: AnyPlace, *, replace: bool = False) -> None:
+        if not replace and (path.exists() if isinstance(path, Path) else storage.exists(path)):
             raise UserError(f"{path} exists already; remove it or write into another folder")
         self.path = path
         self.samples = 0
         self.bytes = 0
-        self._partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        self._partial = _partial_of(path)
         self._open = contextlib.ExitStack()
         self._file = self._open.enter_context(self._partial.open("wb"))
         self._tar = self._open.enter_context(tarfile.TarFile(fileobj=self._file, mode="w", format=tarfile.PAX_FORMAT))
@@ -200,10 +223,22 @@ class _OpenShard:
         self._file.flush()
         os.fsync(self._file.fileno())  # or a power cut could leave the name without the bytes
         self._open.close()
-        self._partial.replace(self.path)
+        if isinstance(self.path, Path):
+            self._partial.replace(self.path)
+        else:
+            storage.upload(self._partial, self.path)
+            self._partial.unlink()
 
     def discard(self) -> None:
         try:
             self._open.close()
         finally:
             self._partial.unlink(missing_ok=True)
+
+
+def _partial_of(path: Place) -> Path:
+    if isinstance(path, Path):
+        return path.with_name(f".{path.name}.{os.getpid()}.partial")
+    handle, name = tempfile.mkstemp(prefix="headrace-", suffix=".tar")
+    os.close(handle)
+    return Path(name)

@@ -1,30 +1,36 @@
 """Byte ranges from disk or object storage, by one set of functions.
 
-A *location* is an absolute local path or a URI that `pyarrow.fs` knows (`s3://bucket/prefix`). Credentials come
-from the storage library's standard chain and are never part of a location.
+A *location* is an absolute local path, s3://bucket/prefix, or a URI that `pyarrow.fs` knows (gs://, hdfs://).
+Credentials come from the storage library's standard chain; a location that holds some is refused.
+
+    ByteRange.open  ->  disk: the file         s3.py: S3, boto3        remote.py: the others, and reading on
+                                               cache.py: bytes of them on this disk
 """
 
 from __future__ import annotations
 
 import io
 import os
+import re
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal, cast
 
 from pyarrow import fs
 
+from headrace.data.cache import Cache
 from headrace.data.ranges import LOCAL_GAP_BYTES, Range, Request, cut, plan_requests
+from headrace.data.remote import arrow_delete, arrow_move, arrow_path, arrow_upload, read_range, remote_object, s3, stat
+from headrace.data.retry import StorageError
 from headrace.errors import UserError
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-Compression = Literal["stored", "deflate"]
+Compression = Literal["stored", "deflate", "parquet"]
 
 WINDOW_BYTES = 64 << 20
 """Samples up to this size are read whole, in one request, where all of them is needed; larger ones as they are read."""
@@ -32,6 +38,7 @@ WINDOW_BYTES = 64 << 20
 _LOCAL_BUFFER_BYTES, _REMOTE_BUFFER_BYTES = 1 << 20, 8 << 20
 _REMOTE_GAP_BYTES = 512 << 10  # what object storage sends in about the time that it takes to answer
 _REMOTE_REQUESTS = 8  # at a time, for one sample
+_SECRET_QUERY = re.compile(r"[?&](access_key|secret_key|session_token|x-amz-[a-z-]+)=", re.IGNORECASE)
 
 MAX_INFLATED_BYTES = 4 << 30
 """A compressed member may not unpack to more than this, whatever its archive says."""
@@ -48,48 +55,65 @@ class StoredFile:
 
 @dataclass(frozen=True)
 class ByteRange:
-    """Where a sample's bytes lie."""
+    """Where a sample's bytes lie: at an offset in a file, or, "parquet", in a row and a column of a table."""
 
     location: str
     offset: int
     size: int
     compression: Compression = "stored"
+    column: str | None = None
 
-    def open(self, *, in_pieces: bool = False) -> BinaryIO:
+    def open(self, *, in_pieces: bool = False, cache: Cache | None = None) -> BinaryIO:
         """Return a seekable file that holds just these bytes.
 
         Args:
             in_pieces: only some of the bytes will be read. The file is then a `ranges.RangeFile` that reads just
                 them, unless they are compressed; else it is read at once, into memory, if it is not large.
+            cache: where bytes from remote storage are looked for, and kept.
 
         Raises:
             OSError: the storage failed, or holds fewer bytes than the range says.
         """
+        if self.compression == "parquet":
+            from headrace.data.parquet import read_cell  # which reads through this module
+
+            return io.BytesIO(read_cell(self))
         if self.compression == "stored" and (in_pieces or self.size > WINDOW_BYTES):
-            return _PiecewiseFile(self)
-        with open_file(self.location) as file:
-            file.seek(self.offset)
-            data = file.read(self.size)
-        _check_whole(self, self.size, len(data))
+            return PiecewiseFile(self, cache)
+        with _Window(self, cache) as window:
+            data = window.read_at(0, self.size)
         if self.compression == "deflate":
             data = zlib.decompressobj(wbits=-15).decompress(data, MAX_INFLATED_BYTES)
         return io.BytesIO(data)
 
 
-class _PiecewiseFile(io.BufferedReader):
+class PiecewiseFile(io.BufferedReader):
     """A byte range as a file that reads what is asked of it; see `ranges.RangeFile`."""
 
-    def __init__(self, where: ByteRange) -> None:
-        self._window = _Window(where)
+    def __init__(self, where: ByteRange, cache: Cache | None = None) -> None:
+        self._window = _Window(where, cache)
         self._is_remote = is_remote(where.location)
+        self._held: dict[Range, bytes] = {}
         super().__init__(self._window, _REMOTE_BUFFER_BYTES if self._is_remote else _LOCAL_BUFFER_BYTES)
+
+    def hold(self, ranges: Sequence[Range]) -> None:
+        """Read these ranges now and keep them for when they are asked for."""
+        self._held.update(zip(ranges, self._read_ranges(ranges), strict=True))
 
     def read_ranges(self, ranges: Sequence[Range]) -> list[bytes]:
         """See `ranges.RangeFile`. From object storage, several requests go on at a time."""
+        held = self._held
+        missing = [wanted for wanted in ranges if wanted not in held] if held else ranges
+        pieces = iter(self._read_ranges(missing)) if missing else iter(())
+        return [held[wanted] if wanted in held else next(pieces) for wanted in ranges]
+
+    def _read_ranges(self, ranges: Sequence[Range]) -> list[bytes]:
         if not self._is_remote:
             return cut(ranges, plan_requests(ranges, LOCAL_GAP_BYTES), self._read)
         requests = plan_requests(ranges, _REMOTE_GAP_BYTES)
-        with ThreadPoolExecutor(_REMOTE_REQUESTS) as threads:
+        if len(requests) == 1:
+            return cut(ranges, requests, self._read)
+        with ThreadPoolExecutor(min(len(requests), _REMOTE_REQUESTS)) as threads:
             answers = dict(zip(requests, threads.map(self._read, requests), strict=True))
         return cut(ranges, requests, answers.__getitem__)
 
@@ -100,8 +124,10 @@ class _PiecewiseFile(io.BufferedReader):
 class _Window(io.RawIOBase):
     """The bytes of a range, as a file without a buffer."""
 
-    def __init__(self, where: ByteRange) -> None:
-        self._where, self._file = where, open_file(where.location, buffered=False)
+    def __init__(self, where: ByteRange, cache: Cache | None = None) -> None:
+        self._where, self._cache = where, cache
+        self._remote = remote_object(where.location) if is_remote(where.location) else None
+        self._file = None if self._remote else open_file(where.location, buffered=False)
         self._offset, self._size, self._at = where.offset, where.size, 0
 
     def read_at(self, offset: int, size: int) -> bytes:
@@ -112,8 +138,10 @@ class _Window(io.RawIOBase):
         return data
 
     def _read_at(self, offset: int, size: int) -> bytes:
-        if hasattr(self._file, "read_at"):
-            return bytes(self._file.read_at(size, offset))
+        if self._remote is not None:
+            cache = self._cache
+            return cache.read(self._remote, offset, size) if cache else read_range(self._remote, offset, size)
+        assert self._file is not None
         pieces = []
         while size and (piece := os.pread(self._file.fileno(), size, offset)):
             pieces.append(piece)
@@ -142,13 +170,14 @@ class _Window(io.RawIOBase):
         return len(data)
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         super().close()
 
 
 def _check_whole(where: ByteRange, expected: int, found: int) -> None:
     if found != expected:
-        raise OSError(
+        raise StorageError(
             f"{where.location} ends at byte {where.offset + found}, but the manifest expects "
             f"{where.offset + expected}: it changed since it was indexed"
         )
@@ -160,18 +189,81 @@ def list_files(root: str) -> list[StoredFile]:
     Paths are relative to the root; the root itself, if it is a file, is listed under its own name.
 
     Raises:
-        UserError: there is no such path.
+        UserError: there is no such path, or the storage refuses or does not answer.
     """
-    filesystem, path = _filesystem(root)
-    info = filesystem.get_file_info(path)
-    if info.type == fs.FileType.NotFound:
+    _refuse_credentials(root)
+    try:
+        files = _s3_files(root) if _is_s3(root) else _arrow_files(root)
+    except StorageError as error:
+        raise UserError(str(error)) from None
+    if files is None:
         raise UserError(f"there is no file or folder at {root!r}")
-    if info.type == fs.FileType.File:
-        return [_stored(info, info.base_name)]
-    found = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
-    base = path.rstrip("/") + "/"
-    files = [(item.path.removeprefix(base), item) for item in found if item.type == fs.FileType.File]
-    return [_stored(item, name) for name, item in sorted(files, key=lambda pair: pair[0]) if not _hidden(name)]
+    return [file for file in sorted(files, key=lambda file: file.path) if not _hidden(file.path)]
+
+
+def names_in(folder: str) -> list[str]:
+    """Return the names of what a folder holds itself, sorted; none where there is no such folder.
+
+    Raises:
+        UserError: the storage refuses, or does not answer within seconds.
+    """
+    if not is_remote(folder):
+        return sorted(path.name for path in Path(folder).iterdir()) if Path(folder).is_dir() else []
+    _refuse_credentials(folder)
+    try:
+        if not _is_s3(folder):
+            return sorted(file.path for file in _arrow_files(folder) or [] if "/" not in file.path)
+        _, path = s3().split(folder)
+        found = (item.key.removeprefix(f"{path}/" if path else "") for item in s3().list_objects(folder))
+        return sorted(name for name in found if "/" not in name)
+    except StorageError as error:
+        raise UserError(str(error)) from None
+
+
+def exists(location: str) -> bool:
+    """Say whether there is a file at a location in object storage."""
+    folder, _, name = location.rpartition("/")
+    return name in names_in(folder)
+
+
+def upload(path: Path, location: str) -> None:
+    """Store a file in object storage; it appears whole or not at all.
+
+    Raises:
+        StorageError: it could not be stored.
+    """
+    if _is_s3(location):
+        s3().upload(path, location)
+    else:
+        arrow_upload(path, location)
+
+
+def move(source: str, target: str) -> None:
+    """Give a file another name in the same storage, replacing what has it.
+
+    Raises:
+        OSError: it could not be done.
+    """
+    if _is_s3(source):
+        s3().move(source, target)
+    elif is_remote(source):
+        arrow_move(source, target)
+    else:
+        Path(source).replace(target)
+
+
+def delete(location: str) -> None:
+    """Delete a file.
+
+    Raises:
+        OSError: it could not be done.
+    """
+    if _is_s3(location):
+        s3().delete(location)
+    elif is_remote(location):
+        arrow_delete(location)
+    else:
+        Path(location).unlink()
 
 
 def join(root: str, path: str) -> str:
@@ -187,37 +279,52 @@ def is_remote(location: str) -> bool:
     return "://" in location
 
 
+def _is_s3(location: str) -> bool:
+    return location.startswith("s3://")
+
+
 def open_file(location: str, *, buffered: bool = True) -> BinaryIO:
     """Return a seekable file over a whole location; reads only what is asked of it."""
     if not is_remote(location):
         path = Path(location)
         return path.open("rb") if buffered else cast(BinaryIO, path.open("rb", buffering=0))
-    filesystem, name = _filesystem(location)
-    file: BinaryIO = filesystem.open_input_file(name)
-    return file
+    size, _ = stat(remote_object(location))
+    window = _Window(ByteRange(location, 0, size))
+    return io.BufferedReader(window, _LOCAL_BUFFER_BYTES) if buffered else cast(BinaryIO, window)
 
 
-def _filesystem(location: str) -> tuple[fs.FileSystem, str]:
-    if not is_remote(location):
-        return _local(), str(Path(location).absolute())
+def _refuse_credentials(location: str) -> None:
+    """Refuse a location that holds a password or a key; the sentence does not repeat it."""
     scheme, _, rest = location.partition("://")
-    bucket, _, path = rest.partition("/")
-    try:
-        filesystem, base = _remote(f"{scheme}://{bucket}")
-    except (ValueError, OSError) as error:
-        raise UserError(f"cannot open {location!r}: {error}") from error
-    return filesystem, f"{base}/{path}" if path else base
+    host = rest.partition("/")[0]
+    if is_remote(location) and (_SECRET_QUERY.search(rest) or ("@" in host and (scheme == "s3" or ":" in host))):
+        raise UserError(
+            f"a location in {scheme}:// must not hold credentials: leave them to the environment (AWS_ACCESS_KEY_ID, "
+            f"AWS_PROFILE, ...) or to ~/.aws, and write {scheme}://BUCKET/PATH"
+        )
 
 
-@lru_cache(maxsize=1)
-def _local() -> fs.FileSystem:
-    return fs.LocalFileSystem()
+def _s3_files(root: str) -> list[StoredFile] | None:
+    _, path = s3().split(root.rstrip("/"))
+    folder = f"{path}/" if path else ""
+    found = s3().list_objects(root)
+    files = [
+        StoredFile(Path(path).name if item.key == path else item.key.removeprefix(folder), item.size, item.mtime_ns)
+        for item in found
+    ]
+    return files if files or not path else None
 
 
-@lru_cache(maxsize=16)
-def _remote(bucket: str) -> tuple[fs.FileSystem, str]:
-    filesystem, base = fs.FileSystem.from_uri(bucket)
-    return filesystem, base
+def _arrow_files(root: str) -> list[StoredFile] | None:
+    filesystem, path = arrow_path(root) if is_remote(root) else (fs.LocalFileSystem(), str(Path(root).absolute()))
+    info = filesystem.get_file_info(path)
+    if info.type == fs.FileType.NotFound:
+        return None
+    if info.type == fs.FileType.File:
+        return [_stored(info, info.base_name)]
+    found = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
+    base = path.rstrip("/") + "/"
+    return [_stored(item, item.path.removeprefix(base)) for item in found if item.type == fs.FileType.File]
 
 
 def _stored(info: fs.FileInfo, path: str) -> StoredFile:

@@ -21,10 +21,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from headrace.observe.figures import figure, milliseconds, percent, plural
-from headrace.observe.records import StepRecord, number
+from headrace.observe.records import PoolRecord, StepRecord, number
 
 LITTLE_WAIT = 0.02
 MUCH_WAIT = 0.10
+IDLE_DECODERS = 0.5  # below this share of their cores, decoders wait for something else
 DECODERS_SETTING = "--data.decoders"
 
 Limit = Literal["trainers", "decoders", "cores", "delivery", "unknown"]
@@ -102,12 +103,13 @@ def feeding(steps: Sequence[StepRecord], cores: int | None = None) -> Feeding:
     )
 
 
-def feeding_advice(steps: Sequence[StepRecord], cores: int | None = None) -> Advice:
+def feeding_advice(steps: Sequence[StepRecord], cores: int | None = None, pool: PoolRecord | None = None) -> Advice:
     """Return what limits the run over these steps and what would help most.
 
     Args:
         steps: a window of a run, best without its first steps (`History.steady`).
         cores: CPU cores that the decoders may use, over the whole cluster; None if that is not known.
+        pool: what was last asked of the decode pool, which counts wall time where the records count CPU time.
     """
     balance = feeding(steps, cores)
     needed = balance.decoders_needed
@@ -118,10 +120,21 @@ def feeding_advice(steps: Sequence[StepRecord], cores: int | None = None) -> Adv
     if needed is None or balance.decoders == 0:
         return _cost_is_unknown(balance)
     if needed <= balance.decoders and (cores is None or needed <= cores):
+        if pool is not None and _pool_is_too_small(balance, pool):
+            return _waiting_decoders_are_the_limit(balance, pool)
         return _clips_come_late(balance, needed)
     if cores is not None and needed > cores:
         return _cores_are_the_limit(balance, needed, cores)
+    if pool is not None and needed <= pool["most"]:
+        return _pool_is_growing(balance, needed)
     return _decoders_are_the_limit(balance, needed)
+
+
+def _pool_is_too_small(balance: Feeding, pool: PoolRecord) -> bool:
+    """Say whether more decoders than the bounds allow would help, although those there are have CPU to spare."""
+    cores_in_use = balance.given * balance.decode_seconds
+    cores = balance.decoders if balance.cores is None else min(balance.decoders, balance.cores)
+    return pool["needed"] > pool["most"] > 0 and cores_in_use < IDLE_DECODERS * cores
 
 
 def _trainers_are_the_limit(balance: Feeding) -> Advice:
@@ -142,6 +155,25 @@ def _decoders_are_the_limit(balance: Feeding, needed: int) -> Advice:
     remedy = f"raise {DECODERS_SETTING} from {balance.decoders} to {needed}"
     cores = f" Each needs a core of its own: {needed} beside those that train." if balance.cores is None else ""
     return Advice("decoders", _gap(balance), remedy, _load(balance, needed) + cores, balance)
+
+
+def _pool_is_growing(balance: Feeding, needed: int) -> Advice:
+    remedy = (
+        f"the pool may grow to {needed} by itself; if it does not, add CPU machines for {needed - balance.decoders}"
+    )
+    return Advice("decoders", _gap(balance), remedy, _load(balance, needed), balance)
+
+
+def _waiting_decoders_are_the_limit(balance: Feeding, pool: PoolRecord) -> Advice:
+    bounds = str(pool["most"]) if pool["least"] == pool["most"] else f"{pool['least']}..{pool['most']}"
+    needed = str(pool["needed"]) if pool["least"] == pool["most"] else f"{pool['least']}..{pool['needed']}"
+    reasoning = (
+        f"Training waits {percent(balance.wait_share)} of its time, and the decoders keep "
+        f"{figure(balance.given * balance.decode_seconds, 2)} of their cores busy: they wait for storage most of the "
+        f"time, so more of them help on the same cores. By the time each takes for a clip, {_rate(balance.demand)} "
+        f"take {pool['needed']:,}."
+    )
+    return Advice("decoders", _gap(balance), f"raise {DECODERS_SETTING} from {bounds} to {needed}", reasoning, balance)
 
 
 def _cores_are_the_limit(balance: Feeding, needed: int, cores: int) -> Advice:

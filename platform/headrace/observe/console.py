@@ -4,6 +4,7 @@ recipe, workers, device               progress and time left
 loss and its recent past              share of each step spent waiting for data
 speed, learning rate, gradient        decoders, queue, failures, checkpoint
 what limits the run, and what to do about it
+what the decode pool did last, and why
 """
 
 from __future__ import annotations
@@ -34,11 +35,13 @@ from headrace.observe.figures import (
 from headrace.observe.history import History
 from headrace.observe.pace import advice_now, recent, seconds_left
 from headrace.observe.plain import PlainConsole, workers_on
+from headrace.observe.pool import pool_text
 from headrace.observe.records import Record, StepRecord, number
 from headrace.observe.summary import outcome, summary_lines
 
 WIDEST = 104
 QUIET_SECONDS = 30.0
+NEWS_SECONDS = 60.0
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _OUTCOME_STYLE = {"finished": "green", "stopped": "yellow", "failed": "red", "cut off": "red"}
@@ -118,6 +121,7 @@ def run_panel(name: str, waiting_for: str, history: History, quiet_seconds: floa
             _details(history.last, history, inner),
             Text(),
             _verdict(history, waiting_for, quiet_seconds),
+            *_pool_news(history),
         ]
     title = Text(f" {name} ", "bold")
     if history.start is not None:
@@ -234,6 +238,14 @@ def _verdict(history: History, waiting_for: str, quiet_seconds: float) -> Text:
         return Text("the first steps compile and fill the queues", "dim")
     style = wait_style(advice.feeding.wait_share)
     return Text(advice.sentence, "dim" if style == "green" else style)
+
+
+def _pool_news(history: History) -> list[Text]:
+    """Return what the decode pool did last, while it is news."""
+    change, last = history.newest_pool, history.last
+    if change is None or last is None or not change["from"] or last["time"] - change["time"] > NEWS_SECONDS:
+        return []
+    return [Text(f"decoders {pool_text(change)}", "dim")]
 
 
 def _grid(label_width: int, value_width: int) -> Table:

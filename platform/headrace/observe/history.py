@@ -12,6 +12,7 @@ from headrace.observe.records import (
     CheckpointRecord,
     EndRecord,
     FailureRecord,
+    PoolRecord,
     Record,
     RestartRecord,
     StartRecord,
@@ -20,6 +21,7 @@ from headrace.observe.records import (
 )
 
 FAILURE_ROWS = 50
+POOL_ROWS = 1000
 LONGEST_RESTART_SECONDS = 600.0
 
 
@@ -34,6 +36,7 @@ class History:
         steps: ascending, one record for each step that still counts.
         first: the first of them, also when it is no longer held.
         checkpoints: every one that was written.
+        pool: what was asked of the decode pool, and why; the newest POOL_ROWS.
         failures: samples that failed, by reason; failure_rows: the first FAILURE_ROWS of them.
         end: None while it runs, and after it was cut off.
         elapsed_seconds: time under way, without the pauses between a stop and a resume. A pause without
@@ -47,6 +50,7 @@ class History:
         self.resumes: list[StartRecord] = []
         self.restarts: list[RestartRecord] = []
         self.checkpoints: list[CheckpointRecord] = []
+        self.pool: deque[PoolRecord] = deque(maxlen=POOL_ROWS)
         self.failures: Counter[str] = Counter()
         self.failure_rows: list[FailureRecord] = []
         self.end: EndRecord | None = None
@@ -70,6 +74,8 @@ class History:
             self._go_back_to(record["step"])
         elif record["kind"] == "failure":
             self._take_failure(record)
+        elif record["kind"] == "pool":
+            self.pool.append(record)
         else:
             self.end = record
 
@@ -99,9 +105,16 @@ class History:
 
     @property
     def cores(self) -> int | None:
-        """CPU cores that the decoders may use, where the run knows it."""
+        """CPU cores that the decoders may use, where the run knows it: nodes may come and go."""
+        if self.pool and self.start is not None and self.pool[-1]["cores"] >= 1:
+            return int(self.pool[-1]["cores"])
         cores = number(self.start.get("world") or {}, "cores") if self.start else float("nan")
         return int(cores) if cores >= 1 else None
+
+    @property
+    def newest_pool(self) -> PoolRecord | None:
+        """What was last asked of the decode pool."""
+        return self.pool[-1] if self.pool else None
 
     def steady(self) -> list[StepRecord]:
         """Return the held steps without the first of each session, which compiles and fills the queues."""

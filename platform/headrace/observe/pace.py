@@ -26,7 +26,7 @@ def recent(history: History) -> list[StepRecord]:
 def advice_now(history: History) -> Advice | None:
     """Return what limits the run at present, None until a few steps have shown it."""
     window = recent(history)
-    return feeding_advice(window, history.cores) if len(window) >= SETTLED_RECORDS else None
+    return feeding_advice(window, history.cores, history.newest_pool) if len(window) >= SETTLED_RECORDS else None
 
 
 def seconds_left(history: History) -> float:

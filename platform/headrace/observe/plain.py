@@ -10,6 +10,7 @@ from typing import TextIO
 from headrace.observe.figures import duration, figure, one_line, percent, plural, short_count
 from headrace.observe.history import History
 from headrace.observe.pace import advice_now, seconds_left
+from headrace.observe.pool import pool_text
 from headrace.observe.records import Record, StartRecord, StepRecord, number
 from headrace.observe.summary import summary_lines
 
@@ -48,6 +49,8 @@ class PlainConsole:
         elif record["kind"] == "restart":
             reason = one_line(record.get("reason", ""))
             self._print(f"restart {len(history.restarts)} from step {record['step']:,}: {reason}")
+        elif record["kind"] == "pool" and record["from"]:
+            self._print(f"decoders {pool_text(record, '->')}")
         elif record["kind"] == "failure":
             self._failures_told += 1
             if self._failures_told <= FAILURES_TOLD:

@@ -6,7 +6,9 @@
                                                                      since the record before
     checkpoint   when a checkpoint is complete                       where it lies
     restart      when a worker was lost and the run went on          from which step, why
-    failure      for each sample that could not be decoded           which sample, why
+    failure      when a sample first could not be decoded            which sample, why
+    pool         when the stream begins, and when the decode pool    how many decoders, why
+                 is given another size
     end          last                                                how it ended
 
 A number that is not finite is written as null. After a restart or a resume the steps behind the checkpoint
@@ -127,6 +129,25 @@ class FailureRecord(TypedDict):
     message: str
 
 
+PoolRecord = TypedDict(
+    "PoolRecord",
+    {
+        "kind": Literal["pool"],
+        "time": float,
+        "from": int,
+        "to": int,
+        "needed": int,
+        "least": int,
+        "most": int,
+        "cores": int,
+        "reason": str,
+    },
+)
+"""The decode pool is to have `to` decoders in place of `from`, between its bounds `least` and `most`; the trainers
+could use `needed`, and the cluster has `cores` now. Where from and to are equal, its bounds hold it back. Sizes are 0
+where Ray scales the pool itself."""
+
+
 class EndRecord(TypedDict):
     """The run is over: "finished" did all its steps, "stopped" was asked to end, "failed" says why."""
 
@@ -137,7 +158,9 @@ class EndRecord(TypedDict):
     message: str
 
 
-Record: TypeAlias = "StartRecord | StepRecord | CheckpointRecord | RestartRecord | FailureRecord | EndRecord"
+Record: TypeAlias = (
+    "StartRecord | StepRecord | CheckpointRecord | RestartRecord | FailureRecord | PoolRecord | EndRecord"
+)
 
 LARGEST = 1e100  # a number beyond is as good as infinite; below it, sums and ranges stay finite
 
@@ -148,6 +171,7 @@ _REQUIRED_NUMBERS: dict[str, tuple[str, ...]] = {
     "checkpoint": ("time", "step"),
     "restart": ("time", "step"),
     "failure": ("time",),
+    "pool": ("time", "from", "to", "needed", "least", "most", "cores"),
     "end": ("time", "step"),
 }
 
@@ -163,7 +187,8 @@ def number(record: Mapping[str, object], name: str) -> float:
 class MetricsWriter:
     """Appends records to a file, each complete on disk's side of the process before the next begins.
 
-    One writer a run: rank 0. A line that an earlier process left torn is closed first.
+    A line is one write at the end of the file, so that several processes can write: rank 0, and at long intervals
+    whoever executes the stream, and the driver. A line that an earlier process left torn is closed first.
     """
 
     def __init__(self, path: Path) -> None:
@@ -199,14 +224,17 @@ class Follower:
     The file need not exist yet. A poll that finds nothing new costs one `stat`. If the file shrank it was
     replaced, and is read from its start.
 
+    Args:
+        start: bytes to pass over: the end of a line, as `recorded_bytes` gives it.
+
     Attributes:
         unreadable: complete lines that were no record.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, start: int = 0) -> None:
         self.path = path
         self.unreadable = 0
-        self._offset = 0  # of the first byte that belongs to no complete line yet
+        self._offset = start  # of the first byte that belongs to no complete line yet
         self._size = 0
 
     def poll(self, until: int | None = None) -> list[Record]:

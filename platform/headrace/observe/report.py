@@ -4,7 +4,7 @@
     feeding        what limited the run, and what would help
     learning       loss, learning rate, gradient, and the objective's own curves
     failures       samples that could not be decoded
-    events         restarts, resumes and checkpoints
+    events         restarts, resumes, changes of the decode pool, and checkpoints
     reproducing    the commands to go on and to evaluate, the recipe, the versions
 
 All text from outside (names of samples, error messages, the recipe) is escaped.
@@ -25,6 +25,7 @@ from headrace.observe.advice import LITTLE_WAIT, MUCH_WAIT, Advice, Feeding, fee
 from headrace.observe.figures import duration, figure, one_line, percent, plural, short_count, whole
 from headrace.observe.history import FAILURE_ROWS, History
 from headrace.observe.page import page_html
+from headrace.observe.pool import pool_changes, pool_text
 from headrace.observe.records import METRICS_FILE, Follower, number
 from headrace.observe.redact import redacted
 from headrace.observe.report_charts import feeding_charts, learning_charts
@@ -51,7 +52,7 @@ def write_report(run: Path) -> Path:
     history = History()
     for record in follower.poll():
         history.add(record)
-    advice = feeding_advice(history.steady(), history.cores)
+    advice = feeding_advice(history.steady(), history.cores, history.newest_pool)
     sections = (
         _header(run, history),
         _figures(history, advice.feeding),
@@ -179,6 +180,7 @@ def _events(history: History) -> str:
         for restart in history.restarts
     ]
     events += [(resume["time"], resume["step"], "resumed", "by hand") for resume in history.resumes]
+    events += [(change["time"], step, "decoders", pool_text(change)) for step, change in pool_changes(history)]
     for saved in history.checkpoints[-EVENT_ROWS:]:
         text = f"{one_line(saved.get('path', ''))}, {duration(number(saved, 'seconds'))}"
         events.append((saved["time"], saved["step"], "checkpoint", text))

@@ -51,6 +51,25 @@ def feeding_charts(history: History) -> str:
         "two",
         Chart("Time of a step", time_lines, extent, "ms", marks, from_zero=True, highest=time_top),
         Chart("Clips per second", rate_lines, extent, "", marks, from_zero=True, highest=rate_top),
+    ) + _pool_charts(history, marks, extent)
+
+
+def _pool_charts(history: History, marks: Marks, extent: tuple[int, int]) -> str:
+    """Return the share of time waited beside the size that the decode pool was given."""
+    if not history.pool:
+        return ""
+    steps, shares = _column(history, "step"), 100 * _column(history, "wait_share")
+    times = _column(history, "time")
+    asked_at = [change["time"] for change in history.pool]
+    asked = np.array([np.nan, *(change["to"] for change in history.pool)])
+    pool = asked[np.searchsorted(asked_at, times, side="right")]
+    curves = thinned({"step": steps, "share": shares, "pool": np.where(pool > 0, pool, np.nan)})
+    return _group(
+        "two",
+        Chart(
+            "Waiting for data", [Line("", "wait", curves["step"], curves["share"])], extent, "%", marks, from_zero=True
+        ),
+        Chart("Decoders", [Line("", "main", curves["step"], curves["pool"])], extent, "", marks, from_zero=True),
     )
 
 

@@ -29,7 +29,7 @@ def summary_lines(history: History, where: str = "") -> list[tuple[str, str]]:
         lines.append(("reason", one_line(history.end["message"])))
     if history.first and history.last:
         lines.append(("loss", _loss(number(history.first, "loss"), number(history.last, "loss"))))
-        advice = feeding_advice(history.steady(), history.cores)
+        advice = feeding_advice(history.steady(), history.cores, history.newest_pool)
         speed, waits = figure(advice.feeding.given), percent(advice.feeding.wait_share)
         lines.append(("feeding", f"{speed} clips/s, {waits} of the time waiting for data"))
         lines.append(("", advice.sentence))

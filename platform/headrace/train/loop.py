@@ -1,6 +1,6 @@
 """The training loop: restore, step, write down, checkpoint. It never asks which model it trains.
 
-All workers share the run's folder: `metrics.jsonl`, `quarantine-<rank>.jsonl`, `ledger-<rank>.jsonl` if asked for, and
+All workers share the run's folder: `metrics.jsonl`, `quarantine.jsonl`, `ledger-<rank>.jsonl` if asked for, and
 `checkpoints/`. A file named STOP in it asks them to write a checkpoint and end.
 """
 
@@ -16,7 +16,7 @@ from headrace.optim import build_optimizer
 from headrace.recipe import Recipe
 from headrace.train import checkpoint
 from headrace.train.feed import Feed
-from headrace.train.meter import Meter
+from headrace.train.meter import Meter, budget_exceeded
 from headrace.train.parallel import distribute
 from headrace.train.precision import compile_parts
 from headrace.train.progress import STOP_FILE, Progress, newest_checkpoint, read_progress
@@ -36,8 +36,7 @@ def train(recipe: Recipe, session: Session) -> Progress:
     """
     train_config, last = recipe.train, newest_checkpoint(session.run)
     progress = read_progress(last)
-    if last is not None:
-        _check_same_samples(progress, session)
+    progress.check_same_samples(session.manifest_digest)
     progress.manifest_digest = session.manifest_digest
 
     first = progress.micro_batch(train_config.micro_batch)
@@ -60,13 +59,15 @@ def train(recipe: Recipe, session: Session) -> Progress:
             due = done or progress.step % train_config.checkpoint_every == 0
             if due or progress.step % train_config.log_every == 0:
                 asked = session.rank == 0 and (session.run / STOP_FILE).exists()
-                scribe.failures(meter.new_failures)
-                record, new_failures, stop = meter.reduce(session.world_size, asked)
-                progress.failures += new_failures
+                record, failures, stop = meter.reduce(session.world_size, asked)
+                progress.count_failures(failure.reason for failure in failures)
+                scribe.failures(failures)
                 scribe.step(progress, record)
-                meter.check_budget(progress.failures, progress.position, recipe.data.failures)
-                if due or stop:
+                too_many_failed = budget_exceeded(progress, recipe.data.failures)
+                if due or stop or too_many_failed:
                     _checkpoint(recipe, session, trainable, progress, scribe, record["loss"])
+                if too_many_failed:  # written down first: with a larger budget the run goes on from here
+                    raise RunError(too_many_failed)
     return progress
 
 
@@ -83,14 +84,6 @@ def build_trainable(recipe: Recipe, device: torch.device) -> Trainable:
         augment=Augment(recipe.augment, device),
         device=device,
     )
-
-
-def _check_same_samples(progress: Progress, session: Session) -> None:
-    if progress.manifest_digest != session.manifest_digest:
-        raise RunError(
-            "the source's samples changed since this run started, so its position means nothing in them: bring the "
-            "old samples back, or start a new run"
-        )
 
 
 def _checkpoint(

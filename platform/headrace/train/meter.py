@@ -6,15 +6,16 @@ Nothing here waits for the device until then: losses stay tensors until `reduce`
 from __future__ import annotations
 
 import resource
-from collections import Counter, deque
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from headrace.batch import Failure
-from headrace.errors import RunError
-from headrace.train.parallel import sum_over_ranks
+from headrace.data.quarantine import QUARANTINE_FILE
+from headrace.train.parallel import gather_over_ranks, sum_over_ranks
+from headrace.train.progress import Progress
 from headrace.train.step import StepResult
 
 BUDGET_GRACE = 1000
@@ -31,7 +32,6 @@ class Meter:
     device: torch.device
     results: list[StepResult] = field(default_factory=list)
     new_failures: list[Failure] = field(default_factory=list)
-    reasons: Counter[str] = field(default_factory=Counter)
     actors: deque[str] = field(default_factory=lambda: deque(maxlen=ACTORS_SEEN))
 
     def add(self, result: StepResult) -> None:
@@ -40,9 +40,8 @@ class Meter:
         for batch in result.batches:
             self.actors.append(batch.cost.actor)
             self.new_failures.extend(batch.failures)
-            self.reasons.update(failure.reason for failure in batch.failures)
 
-    def reduce(self, world_size: int, stop: bool) -> tuple[dict[str, Any], int, bool]:
+    def reduce(self, world_size: int, stop: bool) -> tuple[dict[str, Any], list[Failure], bool]:
         """Add up over ranks and start anew; waits for the device.
 
         Args:
@@ -50,8 +49,8 @@ class Meter:
             stop: whether this rank was asked to stop.
 
         Returns:
-            The fields of a step record that are measured, the new failures of all ranks, and whether any rank was
-            asked to stop.
+            The fields of a step record that are measured, the new failures of all ranks in the order of their
+            positions, and whether any rank was asked to stop.
         """
         results, steps = self.results, len(self.results)
         extra_names = sorted(results[0].extra)
@@ -97,25 +96,28 @@ class Meter:
             "memory_bytes": int(mean["memory"]),
             "extra": {name: mean[name] for name in extra_names},
         }
+        failures = self._failures_of_all_ranks() if mean["failures"] else []
         self.results, self.new_failures = [], []
-        return record, round(mean["failures"]), mean["stop"] > 0
+        return record, failures, mean["stop"] > 0
 
-    def check_budget(self, failures: int, samples: int, budget: float) -> None:
-        """Check that not too many samples failed.
-
-        Raises:
-            RunError: more than the budget did; names the commonest reasons that this rank saw.
-        """
-        if failures <= budget * max(samples, BUDGET_GRACE):
-            return
-        reasons = ", ".join(f"{count} x {reason}" for reason, count in self.reasons.most_common(3))
-        raise RunError(
-            f"{failures} of {samples} samples could not be decoded, more than the budget of {budget:.2%} "
-            f"({reasons or 'on another worker'}): see quarantine-*.jsonl in the run's folder; mend or remove them, or "
-            f"raise --data.failures"
-        )
+    def _failures_of_all_ranks(self) -> list[Failure]:
+        gathered = gather_over_ranks(self.new_failures, self.device)
+        return sorted((failure for rank in gathered for failure in rank), key=lambda failure: failure.position)
 
     def _memory_bytes(self) -> int:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def budget_exceeded(progress: Progress, budget: float) -> str | None:
+    """Return what to say if too many samples failed, over all ranks and since the run began; else None."""
+    if progress.failures <= budget * max(progress.position, BUDGET_GRACE):
+        return None
+    common = sorted(progress.failure_reasons.items(), key=lambda item: -item[1])[:3]
+    reasons = ", ".join(f"{count:,} x {reason}" for reason, count in common)
+    return (
+        f"{progress.failures:,} of {progress.position:,} samples could not be decoded, more than the budget of "
+        f"{budget:.2%} ({reasons}): `python jobs/quarantine.py RUN` lists them ({QUARANTINE_FILE}), tests them again "
+        f"and leaves them out of later runs; or raise --data.failures"
+    )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+T = TypeVar("T")
 
 
 def distribute(objective: nn.Module, device: torch.device) -> nn.Module:
@@ -31,6 +34,16 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(values)
     return values
+
+
+def gather_over_ranks(value: T, device: torch.device) -> list[T]:
+    """Return the values of all ranks, on each of them, in the order of the ranks."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return [value]
+    gathered: list[T] = [value] * dist.get_world_size()
+    with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+        dist.all_gather_object(gathered, value)  # NCCL sends it by way of the current device
+    return gathered
 
 
 def barrier() -> None:

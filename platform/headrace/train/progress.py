@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from headrace.errors import RunError
@@ -28,7 +30,8 @@ class Progress:
     Attributes:
         step: optimizer steps done.
         position: samples consumed, over all workers: where the order goes on.
-        failures: samples that could not be decoded among them.
+        failures: samples that could not be decoded among them, each as often as it was met.
+        failure_reasons: the same, by reason.
         manifest_digest: of the samples that `position` counts.
     """
 
@@ -36,6 +39,26 @@ class Progress:
     position: int = 0
     failures: int = 0
     manifest_digest: str = ""
+    failure_reasons: dict[str, int] = field(default_factory=dict)
+
+    def count_failures(self, reasons: Iterable[str]) -> None:
+        """Count samples that failed for these reasons."""
+        new = Counter(reasons)
+        self.failures += new.total()
+        self.failure_reasons = dict(Counter(self.failure_reasons) + new)
+
+    def check_same_samples(self, manifest_digest: str) -> None:
+        """Check that `position` still counts the samples that it counted.
+
+        Raises:
+            RunError: it does not.
+        """
+        if self.manifest_digest not in ("", manifest_digest):
+            raise RunError(
+                "the source's samples changed since this run started, so its position means nothing in them: bring the "
+                "old samples back (`python jobs/quarantine.py RUN --include`, if --exclude took them out), or start a "
+                "new run"
+            )
 
     def micro_batch(self, samples: int) -> int:
         """Return the number of the micro-batch, of so many samples, that comes next.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import platform
 import time
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO, cast
@@ -14,6 +13,7 @@ import torch
 from typing_extensions import Self
 
 from headrace.batch import Failure
+from headrace.data.quarantine import Quarantine
 from headrace.observe.records import METRICS_FILE, MetricsWriter, Record, read_records
 from headrace.recipe import Recipe
 from headrace.train.progress import Progress
@@ -22,12 +22,12 @@ from headrace.train.step import StepResult
 
 
 class Scribe:
-    """One rank's pen. Only rank 0 writes metrics; each rank writes the failures and the ledger of its own samples."""
+    """One rank's pen. Rank 0 writes the metrics and the quarantine table; each rank the ledger of its own samples."""
 
     def __init__(self, recipe: Recipe, session: Session) -> None:
         self._recipe, self._session = recipe, session
         self._metrics = MetricsWriter(session.run / METRICS_FILE) if session.rank == 0 else None
-        self._quarantine = _append(session.run / f"quarantine-{session.rank}.jsonl")
+        self._quarantine = Quarantine(session.run) if session.rank == 0 else None
         self._ledger = _append(session.run / f"ledger-{session.rank}.jsonl") if recipe.train.ledger else None
 
     def __enter__(self) -> Self:
@@ -88,9 +88,10 @@ class Scribe:
         self._write({"kind": "checkpoint", "step": progress.step, "path": relative, "seconds": seconds})
 
     def failures(self, failures: list[Failure]) -> None:
-        """Put samples that could not be decoded into the quarantine table, and the first of them into the metrics."""
-        for failure in failures:
-            self._quarantine.write(json.dumps({"time": time.time(), **asdict(failure)}) + "\n")
+        """Put samples that could not be decoded, on any rank, into the quarantine table; new ones into the metrics."""
+        if self._quarantine is None:
+            return
+        for failure in self._quarantine.add(failures, time.time()):
             fields = ("key", "shard", "reason", "message")
             self._write({"kind": "failure", **{name: getattr(failure, name) for name in fields}})
 

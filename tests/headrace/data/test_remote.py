@@ -3,47 +3,73 @@
 from __future__ import annotations
 
 import io
-import os
+import logging
+import time
+import traceback
 from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
 
 import av
 import boto3
 import numpy as np
 import pytest
 from generated_clips import ClipSpec, encode_clip, read_number
+from small_media import ramp_video
 
+pytest.importorskip("moto", reason="moto serves S3 for tests: pip install headrace[dev]")
+from faulty_s3 import (
+    ACCESS_KEY,
+    KINDS,
+    SECRET,
+    TOKEN,
+    Faults,
+    FaultyS3,
+    forget_objects,
+    put,
+    serve_faulty_s3,
+)
+
+import jobs.index
+import jobs.pack
+import jobs.train
 from data_pipelines.index import index
-from headrace.data import storage
+from headrace.data import s3_client, storage
 from headrace.data.config import DataConfig
+from headrace.data.decode.table import build_decoder
+from headrace.data.failures import SampleError
 from headrace.data.order import Order
+from headrace.data.ranges import read_ranges
+from headrace.data.readahead import ReadAhead, Wanted
 from headrace.data.reader import BatchReader, Plan
+from headrace.data.remote import remote_object
+from headrace.data.retry import StorageError
+from headrace.data.s3_client import Connection
 from headrace.data.sampling import SamplingConfig
 from headrace.data.scan import shards_of
+from headrace.data.storage import ByteRange
 from headrace.errors import UserError
 
 BUCKET = "clips"
+BIG = np.random.default_rng(0).bytes(3 << 20)
 
 
 @pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
-    """Serve S3 on this machine, with an empty bucket; the standard variables lead there."""
-    moto_server = pytest.importorskip("moto.server", reason="moto serves S3 for tests: pip install headrace[dev]")
-    server = moto_server.ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        storage._remote.cache_clear()
-        client = boto3.client("s3")
-        client.create_bucket(Bucket=BUCKET)
-        yield client
-    storage._remote.cache_clear()
-    server.stop()
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyS3]:
+    with serve_faulty_s3(str(tmp_path_factory.mktemp("cache"))) as server:
+        put(BUCKET, {f"clips/clip{number}.mp4": ramp_video(number) for number in range(8)})
+        put(BUCKET, {"big.bin": BIG, "one.mp4": ramp_video(9)})
+        yield server
+
+
+@pytest.fixture
+def s3(server: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> FaultyS3:
+    """Return a sound server; whoever asks it in vain is soon tired of it."""
+    server.forget()
+    forget_objects()
+    monkeypatch.setattr("headrace.data.retry._FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr("headrace.data.s3.START_PATIENCE_SECONDS", 2)
+    return server
 
 
 @pytest.fixture
@@ -80,13 +106,14 @@ def long_video(container: str, repeats: int) -> tuple[bytes, int]:
     return out.getvalue(), 60 * repeats
 
 
+@pytest.mark.usefixtures("s3")
 @pytest.mark.parametrize("container", ["mp4", "matroska"])
 def test_frames_of_a_long_video_cost_only_their_groups_of_pictures(
-    s3: object, container: str, bytes_read: list[int], monkeypatch: pytest.MonkeyPatch
+    container: str, bytes_read: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, frames = long_video(container, repeats=200)
     name = f"{container}/long.{'mp4' if container == 'mp4' else 'mkv'}"
-    s3.put_object(Bucket=BUCKET, Key=name, Body=data)  # type: ignore[attr-defined]
+    put(BUCKET, {name: data})
     source = f"s3://{BUCKET}/{container}"
     manifest = index(source, shards_of(source)).usable()
     assert len(manifest) == 1
@@ -102,17 +129,238 @@ def test_frames_of_a_long_video_cost_only_their_groups_of_pictures(
     assert sum(bytes_read) < 0.03 * len(data)
 
 
-@pytest.mark.usefixtures("s3")
-def test_a_source_that_is_not_there_is_one_sentence() -> None:
-    with pytest.raises(UserError, match="nothing-here"):
-        shards_of(f"s3://{BUCKET}/nothing-here")
+def own_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give the test a connection of its own."""
+    own = Connection()
+    for module in ("s3", "s3_client"):
+        monkeypatch.setattr(f"headrace.data.{module}.connection", lambda: own)
+
+
+def damaged(s3: FaultyS3) -> int:
+    return sum(count for kind, count in s3.done.items() if kind != "good")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "stalled"])
+def test_a_read_that_goes_wrong_is_gone_on_with(s3: FaultyS3, kind: str) -> None:
+    for seed in range(4):
+        s3.faults = Faults(**{kind: 0.6}, seed=seed, slow_seconds=0.01)
+        forget_objects()
+        assert ByteRange(f"s3://{BUCKET}/big.bin", 1000, 2 << 20).open().read() == BIG[1000 : 1000 + (2 << 20)]
+    assert s3.done[kind] >= 2
+
+
+def test_what_came_of_a_body_that_broke_off_is_kept(s3: FaultyS3) -> None:
+    s3.faults = Faults(cut=0.7, seed=1)
+    ByteRange(f"s3://{BUCKET}/big.bin", 0, 2 << 20).open()
+    starts = [int(span.removeprefix("bytes=").split("-")[0]) for _, _, span in s3.requests]
+    assert len(starts) > 1
+    assert all(earlier < later for earlier, later in pairwise(starts)), "nothing is asked for twice"
+
+
+def test_a_connection_on_which_nothing_comes_is_given_up(s3: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_client, "READ_TIMEOUT_SECONDS", 0.3)
+    own_connection(monkeypatch)
+    s3.faults = Faults(stalled=0.6, seed=3, stall_seconds=20)
+    began = time.monotonic()
+    assert ByteRange(f"s3://{BUCKET}/big.bin", 0, 1 << 20).open().read() == BIG[: 1 << 20]
+    assert s3.done["stalled"] >= 1
+    assert time.monotonic() - began < 10
+
+
+def test_all_samples_of_a_source_are_those_of_the_disk(s3: FaultyS3, tmp_path: Path) -> None:
+    for number in range(8):
+        (tmp_path / f"clip{number}.mp4").write_bytes(ramp_video(number))
+    s3.faults = Faults(slow=0.05, unavailable=0.1, internal=0.05, reset=0.1, cut=0.1, short=0.1, slow_seconds=0.02)
+    there = index(f"s3://{BUCKET}/clips", shards_of(f"s3://{BUCKET}/clips")).usable()
+    here = index(str(tmp_path), shards_of(str(tmp_path))).usable()
+    assert there.table.drop_columns(["shard_mtime_ns"]).equals(here.table.drop_columns(["shard_mtime_ns"]))
+    config = DataConfig(height=32, width=48, sampling=SamplingConfig(frames=2))
+    for number in range(4):
+        plan = Plan(Order(8, 0, "full"), config, 2)
+        left, right = BatchReader(there, plan).read(number), BatchReader(here, plan).read(number)
+        assert np.array_equal(left.pixels, right.pixels)
+        assert not left.failures
+    assert damaged(s3) > 10
+
+
+@pytest.mark.parametrize(
+    ("refusal", "sentence"),
+    [
+        ((403, "AccessDenied"), "refused to the credentials from env"),
+        ((403, "InvalidAccessKeyId"), "InvalidAccessKeyId"),
+        ((403, "SignatureDoesNotMatch"), "SignatureDoesNotMatch"),
+        ((400, "ExpiredToken"), "have expired: renew them"),
+        ((400, "AuthorizationHeaderMalformed"), "set AWS_DEFAULT_REGION to eu-west-3"),
+        ((503, "SlowDown"), "tried .* times in .* 503 SlowDown"),
+    ],
+)
+def test_a_refusal_is_one_sentence_without_a_secret(
+    s3: FaultyS3,
+    refusal: tuple[int, str],
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("headrace.data.retry.PATIENCE_SECONDS", 0.5)
+    caplog.set_level(logging.DEBUG, "urllib3")
+    caplog.set_level(logging.DEBUG, "headrace")
+    s3.refuse, s3.region = refusal, "eu-west-3"
+    with pytest.raises(UserError, match=sentence) as at_start:
+        storage.list_files(f"s3://{BUCKET}/clips")
+    with pytest.raises(StorageError, match=sentence) as later:
+        ByteRange(f"s3://{BUCKET}/big.bin", 0, 10).open()
+    assert not isinstance(later.value, SampleError)
+    shown = "".join(
+        [*traceback.format_exception(at_start.value), *traceback.format_exception(later.value), repr(later.value)]
+    )
+    where = repr(remote_object(f"s3://{BUCKET}/big.bin"))
+    for text in (shown, caplog.text, where):
+        for secret in (SECRET, TOKEN, ACCESS_KEY, "Signature="):
+            assert secret not in text
 
 
 @pytest.mark.usefixtures("s3")
-def test_credentials_are_in_no_location() -> None:
-    """They come from the standard chain; what is saved with a run names the bucket and the key alone."""
-    filesystem, path = storage._filesystem(f"s3://{BUCKET}/mp4/long.mp4")
-    assert path == f"{BUCKET}/mp4/long.mp4"
-    assert os.environ["AWS_SECRET_ACCESS_KEY"] not in path
-    assert "test" not in repr(np.array([path]))
-    assert filesystem.type_name == "s3"
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        (f"s3://{BUCKET}/nothing-here", "nothing-here"),
+        ("s3://no-such-bucket/clips", "there is no bucket 'no-such-bucket' at http"),
+    ],
+)
+def test_a_source_that_is_not_there_is_one_sentence(source: str, sentence: str) -> None:
+    for job in (jobs.index.main, lambda arguments: jobs.train.main(["--data.source", *arguments])):
+        with pytest.raises(UserError, match=sentence):
+            job([source])
+
+
+def test_a_server_that_does_not_answer_is_one_sentence(s3: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> None:
+    s3.gone = True
+    with pytest.raises(UserError, match=r"tried \d+ times .* the connection to http://127.* broke"):
+        storage.list_files(f"s3://{BUCKET}/clips")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    own_connection(monkeypatch)
+    with pytest.raises(UserError, match=r"http://127.0.0.1:9 cannot be reached"):
+        storage.list_files(f"s3://{BUCKET}/clips")
+    monkeypatch.setattr("headrace.data.retry.PATIENCE_SECONDS", 0.1)
+    with pytest.raises(StorageError, match=r"http://127.0.0.1:9 cannot be reached"):
+        ByteRange(f"s3://{BUCKET}/big.bin", 0, 10).open()
+
+
+@pytest.mark.parametrize("location", ["s3://AKIA:hush@bucket/a", "s3://b/a?secret_key=hush", "hdfs://me:hush@host/a"])
+def test_credentials_in_a_location_are_refused_and_not_repeated(location: str) -> None:
+    with pytest.raises(UserError, match="must not hold credentials") as refused:
+        storage.list_files(location)
+    assert "hush" not in str(refused.value)
+
+
+@pytest.mark.usefixtures("s3")
+def test_a_changed_object_is_noticed() -> None:
+    put(BUCKET, {"changing.bin": b"a" * 1000})
+    where = f"s3://{BUCKET}/changing.bin"
+    assert ByteRange(where, 0, 10).open().read() == b"a" * 10
+    put(BUCKET, {"changing.bin": b"b" * 1000})
+    with pytest.raises(StorageError, match="changed while it was read"):
+        ByteRange(where, 0, 10).open()
+    with pytest.raises(StorageError, match="changed since it was indexed"):
+        ByteRange(f"s3://{BUCKET}/one.mp4", 0, 1 << 20).open()
+
+
+def test_where_there_are_no_credentials_nothing_is_signed(s3: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> None:
+    boto3.client("s3").put_object_acl(Bucket=BUCKET, Key="big.bin", ACL="public-read")
+    monkeypatch.setenv("AWS_NO_SIGN_REQUEST", "true")
+    own_connection(monkeypatch)
+    assert ByteRange(f"s3://{BUCKET}/big.bin", 0, 10).open().read() == BIG[:10]
+    s3.refuse = (403, "AccessDenied")
+    with pytest.raises(StorageError, match="may not be read without credentials"):
+        ByteRange(f"s3://{BUCKET}/one.mp4", 0, 10).open()
+
+
+@pytest.mark.usefixtures("s3")
+def test_a_key_may_hold_any_character() -> None:
+    name = "a b+c/ü&x=1#?%20.bin"
+    put(BUCKET, {f"odd/{name}": b"odd"})
+    (file,) = storage.list_files(f"s3://{BUCKET}/odd")
+    assert file.path == name
+    assert ByteRange(storage.join(f"s3://{BUCKET}/odd", file.path), 0, 3).open().read() == b"odd"
+
+
+def test_one_connection_serves_one_request_after_the_other(s3: FaultyS3) -> None:
+    for number in range(5):
+        ByteRange(f"s3://{BUCKET}/big.bin", number, 1 << 20).open()
+    assert len(s3.requests) == 5
+    assert len(s3.clients) <= 2
+
+
+@pytest.mark.usefixtures("s3")
+def test_one_object_is_a_source() -> None:
+    assert [file.path for file in storage.list_files(f"s3://{BUCKET}/one.mp4")] == ["one.mp4"]
+    assert storage.join(f"s3://{BUCKET}/one.mp4", "one.mp4") == f"s3://{BUCKET}/one.mp4"
+    names = [file.path for file in storage.list_files(f"s3://{BUCKET}")]
+    assert "clips/clip0.mp4" in names
+    assert "one.mp4" in names
+
+
+def test_shards_are_written_into_a_bucket_all_or_none(s3: FaultyS3, image_folder: Path, tmp_path: Path) -> None:
+    there, here = f"s3://{BUCKET}/packed", tmp_path / "packed"
+    s3.faults = Faults(unavailable=0.1, seed=5)
+    for output in (there, str(here)):
+        jobs.pack.main([str(image_folder), output, "--samples-per-shard", "15"])
+    s3.faults = Faults()
+    names = storage.names_in(there)
+    assert names == sorted(path.name for path in here.iterdir())
+    for name in names:
+        with storage.open_file(f"{there}/{name}") as file:
+            assert file.read() == (here / name).read_bytes()
+    with pytest.raises(UserError, match="3 shards already"):
+        jobs.pack.main([str(image_folder), there])
+    jobs.pack.main([str(image_folder), there, "--overwrite"])
+    assert [file.path for file in storage.list_files(there)] == ["shard-000000.tar"]
+    objects = boto3.client("s3").list_objects_v2(Bucket=BUCKET, Prefix="packed/")["Contents"]
+    assert [item["Key"] for item in objects] == ["packed/shard-000000.tar"], "no hidden folder is left"
+    s3.refuse = (403, "AccessDenied")
+    with pytest.raises(UserError, match="refused"):
+        jobs.pack.main([str(image_folder), there, "--overwrite"])
+
+
+def test_samples_are_fetched_ahead_and_errors_belong_to_theirs(s3: FaultyS3) -> None:
+    s3.faults = Faults(slow=1, slow_seconds=0.1)
+    wheres = [ByteRange(f"s3://{BUCKET}/big.bin", 1000 * number, 1000) for number in range(8)]
+    wheres[5] = ByteRange(f"s3://{BUCKET}/gone.bin", 0, 10)
+    wanted = [Wanted(where, in_pieces=number == 3, ranges=((10, 5),)) for number, where in enumerate(wheres)]
+    with ReadAhead(wanted, samples=4) as ahead:
+        ahead.open(0).close()
+        time.sleep(0.6)
+        s3.requests.clear()
+        for number in (1, 2):
+            assert ahead.open(number).read() == BIG[1000 * number :][:1000]
+        with ahead.open(3) as file:
+            assert read_ranges(file, [(10, 5), (20, 2)]) == [BIG[3010:3015], BIG[3020:3022]]
+        with pytest.raises(StorageError, match="gone"):
+            ahead.open(5)
+        assert ahead.open(7).read() == BIG[7000:8000]
+    spans = {span for _, _, span in s3.requests}
+    assert "bytes=1000-1999" not in spans, "it had been fetched"
+    assert "bytes=3010-3014" not in spans
+    assert "bytes=3020-3021" in spans
+
+
+def test_reading_ahead_is_bounded_in_bytes(s3: FaultyS3) -> None:
+    wheres = [ByteRange(f"s3://{BUCKET}/big.bin", 1000 * number, 1000) for number in range(8)]
+    with ReadAhead([Wanted(where) for where in wheres], samples=6, most_bytes=2500) as ahead:
+        ahead.open(0)
+        time.sleep(0.3)
+        assert len(s3.requests) == 3
+        for number in range(1, 8):
+            assert ahead.open(number).read() == BIG[1000 * number :][:1000]
+
+
+def test_what_a_sparse_decode_asks_for_is_known_before(s3: FaultyS3) -> None:
+    source = f"s3://{BUCKET}/clips"
+    manifest = index(source, shards_of(source)).usable()
+    video = manifest.video_index(0)
+    times = np.array([0.1, 1.5])
+    wanted = Wanted.of(manifest.bytes_of(0), video, times)
+    with ReadAhead([wanted]) as ahead, ahead.open(0) as file:
+        s3.requests.clear()
+        build_decoder("sparse").decode(file, times, np.zeros((2, 32, 48, 3), np.uint8), video)
+    assert not s3.requests

@@ -120,9 +120,9 @@ def test_a_second_run_reads_only_what_changed(video_folder: Path, monkeypatch: p
     first = indexed(video_folder)
     read: list[str] = []
 
-    def spy(source: str, shard: object) -> object:
+    def spy(source: str, shard: object, column: str) -> object:
         read.append(shard.path)  # type: ignore[attr-defined]
-        return scan_shard(source, shard)  # type: ignore[arg-type]
+        return scan_shard(source, shard, column)  # type: ignore[arg-type]
 
     monkeypatch.setattr("data_pipelines.index.scan_shard", spy)
     assert indexed(video_folder).table.equals(first.table)

@@ -1,0 +1,67 @@
+"""What a training step costs, measured on this machine with noise for data: no step waits for a clip."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from headrace.batch import Batch, fake_batch
+from headrace.recipe import Recipe
+from headrace.train.feed import Feed
+from headrace.train.loop import build_trainable
+from headrace.train.step import train_step
+
+WARM_UP_STEPS = 2
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """A step of one worker.
+
+    Attributes:
+        seconds: median over the measured steps.
+        spread: of the middle half of them, as a share of the median.
+        clips: of one worker in a step.
+        first_seconds: the first step, which compiles.
+    """
+
+    seconds: float
+    spread: float
+    clips: int
+    first_seconds: float
+
+    @property
+    def clips_per_second(self) -> float:
+        """What one worker takes when it never waits."""
+        return self.clips / self.seconds
+
+
+def measure_steps(recipe: Recipe, device: torch.device, steps: int) -> StepCost:
+    """Take steps of a recipe as one of its workers does, and return what they cost.
+
+    Talk between workers is not in it.
+    """
+    train = recipe.train
+    torch.set_num_threads(train.threads)
+    trainable = build_trainable(recipe, device)
+    seconds = []
+    with Feed(_noise(recipe), 0, 1, device, train.queue) as feed:
+        for step in range(WARM_UP_STEPS + steps):
+            start = time.perf_counter()
+            result = train_step(trainable, feed, step, (recipe.seed, 0), train, recipe.optim)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            seconds.append(time.perf_counter() - start - result.wait_seconds)
+    low, median, high = np.percentile(seconds[WARM_UP_STEPS:], [25, 50, 75]).tolist()
+    return StepCost(median, (high - low) / median, train.accumulate * train.micro_batch, seconds[0])
+
+
+def _noise(recipe: Recipe) -> Iterator[Batch]:
+    data = recipe.data
+    batch = fake_batch(recipe.train.micro_batch, data.sampling.frames, data.height, data.width)
+    return (replace(batch, number=number) for number in itertools.count())

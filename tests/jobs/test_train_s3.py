@@ -1,0 +1,49 @@
+"""A run whose clips lie on an S3 server that fails all the time sees what a run from the disk sees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("moto", reason="moto serves S3 for tests: pip install headrace[dev]")
+from faulty_s3 import ACCESS_KEY, SECRET, TOKEN, Faults, FaultyS3, put, serve_faulty_s3
+from test_train import Ledger, finish, start
+
+from headrace.observe.records import read_records
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+@pytest.fixture
+def server(tmp_path: Path, clip_bytes: list[bytes]) -> Iterator[FaultyS3]:
+    with serve_faulty_s3(str(tmp_path / "cache")) as server:
+        put("clips", {f"street/clip{number}.mp4": data for number, data in enumerate(clip_bytes)})
+        server.forget()
+        yield server
+
+
+def test_a_run_over_a_faulty_server_has_the_ledger_of_one_from_the_disk(
+    server: FaultyS3, tmp_path: Path, clip_bytes: list[bytes]
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    for number, data in enumerate(clip_bytes):
+        (disk / f"clip{number}.mp4").write_bytes(data)
+    server.faults = Faults(slow=0.05, unavailable=0.1, internal=0.05, reset=0.1, cut=0.1, short=0.1, slow_seconds=0.1)
+    runs = {}
+    for name, source in {"disk": disk, "s3": "s3://clips/street"}.items():
+        runs[name] = tmp_path / f"run-{name}"
+        said = finish(start(runs[name], source, "--data.decoders", "1"))
+        assert "finished" in said
+        for secret in (SECRET, TOKEN, ACCESS_KEY):
+            assert secret not in said
+            assert not [path for path in runs[name].rglob("*.json*") if secret in path.read_text()]
+    left, right = Ledger.of(runs["disk"]), Ledger.of(runs["s3"])
+    assert left.samples == right.samples
+    assert right.loss == pytest.approx(left.loss, rel=1e-5)
+    assert not [r for r in read_records(runs["s3"] / "metrics.jsonl") if r["kind"] == "restart"]
+    wrong = {kind: count for kind, count in server.done.items() if kind != "good"}
+    assert sum(wrong.values()) > 20, wrong
+    assert len(wrong) >= 5, wrong
