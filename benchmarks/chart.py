@@ -131,7 +131,7 @@ def _draw(panel: Panel, width: float) -> str:
 
 def _line(panel: Line, width: float) -> str:
     left, bottom, height = 46, 44 + _ROW * len(panel.rows), _ROW * len(panel.rows) - 10
-    most_x, most_y = panel.points[-1][0], max(y for _, y in panel.points)
+    most_x, most_y = panel.points[-1][0], max(y for _, y in panel.points) or 1.0
     step = 10 ** math.floor(math.log10(most_y))
     step = next(part for part in (step, step / 2, step / 5) if most_y / part >= 4)
     top = step * math.ceil(most_y / step)

@@ -36,7 +36,7 @@ from headrace.errors import RunError
 _ROOT = Path(__file__).resolve().parent.parent
 _SERVE = f"from {__name__} import serve; serve()"
 _LIMIT_SECONDS = 300.0
-QUIET, PATIENCE = 1.04, 5
+QUIET, PATIENCE = 1.04, 2
 _ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS")}
 
 

@@ -52,11 +52,11 @@ def main(arguments: Sequence[str]) -> int:
         check_room(recipe, resources, pool, cluster)
         manifest = source.split().training
         sources.say_slow_shuffle(manifest, recipe.data.shuffle)
-        read_progress(newest_checkpoint(run)).check_same_samples(manifest.digest)
         plan = plan_of(recipe, manifest)
+        read_progress(newest_checkpoint(run)).check_same_samples(manifest.digest, plan.fingerprint())
         last = recipe.train.micro_batches
         stream = partial(micro_batches, ray.put(manifest), plan, last=last, pool=pool, ranks=workers)
-        trainer = build_trainer(recipe, manifest, run, stream, resources)
+        trainer = build_trainer(recipe, manifest, plan, run, stream, resources)
         since = recorded_bytes(run)
         outcome = see_through(
             trainer.fit,

@@ -87,7 +87,7 @@ def live_through(recipe: Recipe, folder: Path, monkeypatch: pytest.MonkeyPatch) 
     plan = plan_of(recipe, manifest)
     pool = recipe.data.pool(spare_cpus=2)
     micro_batches(MagicMock(), plan, 0, recipe.train.micro_batches, pool, recipe.train.workers)
-    build_trainer(recipe, manifest, folder, MagicMock(), resources_for(recipe, {"CPU": 2.0}))
+    build_trainer(recipe, manifest, plan, folder, MagicMock(), resources_for(recipe, {"CPU": 2.0}))
     torch.set_num_threads(recipe.train.threads)
     train(recipe, LocalSession(folder, manifest, plan, recipe.train.micro_batches, torch.device("cpu")))
 

@@ -20,8 +20,9 @@ float.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,11 +46,18 @@ class Failure:
 
 @dataclass(frozen=True)
 class DecodeCost:
-    """What a micro-batch cost the decode pool: who did it, and seconds of CPU and of wall time."""
+    """What a micro-batch cost the decode pool.
+
+    Attributes:
+        actor: who decoded it.
+        cpu_seconds, wall_seconds: what it took.
+        finished: when it was done, in seconds since 1970; NaN where nobody looked at the clock.
+    """
 
     actor: str
     cpu_seconds: float
     wall_seconds: float
+    finished: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -117,7 +125,9 @@ class Strip:
     def batches(self) -> list[Batch]:
         """Return its micro-batches, as views. They share the cost; the failures come with the first."""
         again = len(self.numbers)
-        cost = DecodeCost(self.cost.actor, self.cost.cpu_seconds / again, self.cost.wall_seconds / again)
+        cost = replace(
+            self.cost, cpu_seconds=self.cost.cpu_seconds / again, wall_seconds=self.cost.wall_seconds / again
+        )
         return [
             Batch(
                 number=int(number),

@@ -21,17 +21,17 @@ class RaySession:
 
     Args:
         run: the run's folder, which all workers can reach.
-        manifest_digest: of the samples that the stream draws from.
+        manifest_digest, sequence: of the samples that the stream draws from, and of their order.
     """
 
-    def __init__(self, run: Path, manifest_digest: str) -> None:
+    def __init__(self, run: Path, manifest_digest: str, sequence: str) -> None:
         context = ray.train.get_context()
         self.run = run
         self.rank: int = context.get_world_rank()
         self.world_size: int = context.get_world_size()
         self.device: torch.device = ray.train.torch.get_device()
         self.cores = cluster_cores()
-        self.manifest_digest = manifest_digest
+        self.manifest_digest, self.sequence = manifest_digest, sequence
 
     def batches(self, first: int) -> BatchStream:
         """Return this rank's share of the stream, which `ResumableStream` built to start at `first`."""

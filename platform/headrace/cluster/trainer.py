@@ -8,6 +8,7 @@ TorchTrainer
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from headrace.data.config import PoolSize
 from headrace.data.echo import Echo
 from headrace.data.manifest import Manifest
 from headrace.data.order.build import build_order
-from headrace.data.reader import Plan
+from headrace.data.reader import Plan, micro_batch_bytes
 from headrace.errors import UserError, final_sentence
 from headrace.recipe import Recipe
 from headrace.train.progress import FAILED_FILE
@@ -76,7 +77,7 @@ def spare_cpus(resources: Resources, cluster: dict[str, float]) -> int:
 
 
 def check_room(recipe: Recipe, resources: Resources, pool: PoolSize, cluster: dict[str, float]) -> None:
-    """Check that the workers and the least number of decoders fit the cluster.
+    """Check that the workers, the least number of decoders and what repeats hold fit the cluster.
 
     Raises:
         UserError: they do not, and the run would wait for ever.
@@ -97,6 +98,18 @@ def check_room(recipe: Recipe, resources: Resources, pool: PoolSize, cluster: di
             f"{workers} workers and {pool.least} decoders need {needed_gpus:g} GPUs, but the cluster has {gpus:g}: "
             f"lower --data.decoder-gpus or --data.decoders, or add nodes"
         )
+    _check_memory(recipe, cluster.get("object_store_memory", math.inf))
+
+
+def _check_memory(recipe: Recipe, store: float) -> None:
+    """Check that the clips which repeats hold for later leave the stream half of the object store."""
+    held = echo_of(recipe).held_micro_batches * micro_batch_bytes(recipe.data, recipe.train.micro_batch)
+    if held > store / 2:
+        raise UserError(
+            f"--data.repeats {recipe.data.repeats} with {recipe.data.repeats_apart} steps between them holds "
+            f"{held / 1e9:.2f} GB of decoded clips, more than half of the object store's {store / 1e9:.2f} GB: lower "
+            f"--data.repeats-apart, repeats, the batch, frames or size, or give Ray more memory"
+        )
 
 
 def _only_coordinates(cluster: dict[str, float]) -> bool:
@@ -116,18 +129,24 @@ def plan_of(recipe: Recipe, manifest: Manifest) -> Plan:
     """
     data, train = recipe.data, recipe.train
     order = build_order(manifest, data, recipe.seed)
-    echo = Echo.of(data.repeats, data.repeats_apart, train.global_batch // train.micro_batch)
-    return Plan(order, data, train.micro_batch, echo=echo)
+    return Plan(order, data, train.micro_batch, echo=echo_of(recipe))
+
+
+def echo_of(recipe: Recipe) -> Echo:
+    """Return how often a recipe's training sees a sample for one decode."""
+    data, train = recipe.data, recipe.train
+    return Echo.of(data.repeats, data.repeats_apart, train.global_batch // train.micro_batch)
 
 
 def build_trainer(
-    recipe: Recipe, manifest: Manifest, run: Path, stream_from: StreamBuilder, resources: Resources
+    recipe: Recipe, manifest: Manifest, plan: Plan, run: Path, stream_from: StreamBuilder, resources: Resources
 ) -> TorchTrainer:
     """Return the trainer of a run, ready to `fit()`.
 
     Args:
         recipe: the run.
         manifest: its usable samples.
+        plan: what `plan_of` decided.
         run: its folder, which the driver and all workers can reach.
         stream_from: builds the stream from a micro-batch on.
         resources: what `resources_for` decided.
@@ -136,7 +155,7 @@ def build_trainer(
     (run / _RAY_SNAPSHOT).unlink(missing_ok=True)
     micro_batch = recipe.train.micro_batch
     return TorchTrainer(
-        partial(_work, recipe, run, manifest.digest),
+        partial(_work, recipe, run, manifest.digest, plan.fingerprint()),
         datasets={STREAM: ResumableStream(run, micro_batch, stream_from, micro_batch * recipe.data.repeats)},
         dataset_config=RoundRobin(),
         torch_config=TorchConfig(backend="nccl" if resources.device == "cuda" else "gloo"),
@@ -153,7 +172,7 @@ def build_trainer(
     )
 
 
-def _work(recipe: Recipe, run: Path, manifest_digest: str) -> None:
+def _work(recipe: Recipe, run: Path, manifest_digest: str, sequence: str) -> None:
     """Train, in one worker."""
     import torch
 
@@ -164,7 +183,7 @@ def _work(recipe: Recipe, run: Path, manifest_digest: str) -> None:
         return  # Ray starts lost workers again, whatever the reason; this one would come again too
     torch.set_num_threads(recipe.train.threads)
     try:
-        train(recipe, RaySession(run, manifest_digest))
+        train(recipe, RaySession(run, manifest_digest, sequence))
     except Exception as error:
         sentence = final_sentence(error)
         if sentence is not None:

@@ -5,6 +5,7 @@ number -> strip -> positions -> order -> rows -> bytes -> frame times -> decoder
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ from headrace.data.readahead import ReadAhead, Wanted
 from headrace.data.sampling import frame_times, nearest_times
 from headrace.errors import RunError
 
+FINGERPRINT_POSITIONS = 256
 RESERVE_ATTEMPTS = 16
 """Samples of the reserve that may fail one after the other before the source is called unreadable."""
 
@@ -54,7 +56,26 @@ class Plan:
     @property
     def micro_batch_bytes(self) -> int:
         """Size of the pixels of one micro-batch."""
-        return self.micro_batch * self.data.sampling.frames * self.data.height * self.data.width * 3
+        return micro_batch_bytes(self.data, self.micro_batch)
+
+    def fingerprint(self) -> str:
+        """Return what tells one sequence of samples from another: that of the run's first positions, as they come.
+
+        Where it is the same, so is the meaning of a run's position. Without repeats the micro-batch has no part in it.
+        """
+        numbers = range(-(-FINGERPRINT_POSITIONS // self.micro_batch))
+        within = np.arange(self.micro_batch)
+        positions = np.concatenate([self.echo.strip(number) * self.micro_batch + within for number in numbers])
+        ages = np.repeat([self.echo.age(number) for number in numbers], self.micro_batch)
+        rows, looks = self.order.rows(positions), zip(positions.tolist(), ages.tolist(), strict=True)
+        seeds = [self.order.seed_of(position, str(age)) for position, age in looks]
+        sequence = np.stack([rows, seeds])[:, :FINGERPRINT_POSITIONS].astype("<i8")
+        return hashlib.sha256(sequence.tobytes()).hexdigest()[:16]
+
+
+def micro_batch_bytes(data: DataConfig, micro_batch: int) -> int:
+    """Return the size of the pixels of one micro-batch of so many samples."""
+    return micro_batch * data.sampling.frames * data.height * data.width * 3
 
 
 @dataclass(frozen=True)
@@ -155,7 +176,7 @@ class BatchReader:
             sample=rows,
             valid=valid,
             failures=tuple(failures),
-            cost=DecodeCost(self.actor, time.thread_time() - cpu, time.perf_counter() - wall),
+            cost=DecodeCost(self.actor, time.thread_time() - cpu, time.perf_counter() - wall, time.time()),
         )
 
     def _look(self, row: int, position: int, ages: Sequence[int]) -> _Look:

@@ -195,7 +195,10 @@ def _details(step: StepRecord, history: History, width: int) -> Table:
     decoders = plural(balance.decoders, "actor")
     if not math.isnan(balance.decode_seconds):
         decoders += f", {milliseconds(balance.decode_seconds)} CPU a clip"
-    queue = number(step, "queue")
+    queue, in_flight = number(step, "queue"), number(step, "in_flight_bytes")
+    ready = "unknown" if math.isnan(queue) else f"{int(queue)} ready"
+    if not math.isnan(in_flight):
+        ready += f", {size(in_flight)} in flight"
     failed = history.failed_samples
     failures = (
         f"{plural(failed, 'sample')} ({percent(failed / max(number(step, 'position'), 1))})" if failed else "none"
@@ -209,7 +212,7 @@ def _details(step: StepRecord, history: History, width: int) -> Table:
     ]
     right = [
         ("decoders", Text(decoders)),
-        ("queue", Text("unknown" if math.isnan(queue) else f"{plural(int(queue), 'batch')} ready")),
+        ("queue", Text(ready)),
         ("failures", Text(failures, "yellow" if failed else "")),
         ("checkpoint", Text(saved)),
     ]

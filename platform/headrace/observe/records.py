@@ -72,6 +72,8 @@ class StepRecord(TypedDict):
         decode_cpu_seconds_per_clip: CPU time of the decode pool for each clip.
         decode_actors: decode actors whose batches arrived.
         queue: micro-batches that are ready.
+        in_flight_bytes: pixels that are decoded and not yet consumed, over all workers, by Little's law: the rate at
+            which they are consumed times their mean age then.
         failures: samples replaced so far; failure_share: of all samples so far.
         memory_bytes: the most that was allocated on a training device, or by the process on a CPU.
         extra: the objective's own scalars.
@@ -92,6 +94,7 @@ class StepRecord(TypedDict):
     decode_cpu_seconds_per_clip: float | None
     decode_actors: int
     queue: int | None
+    in_flight_bytes: int | None
     failures: int
     failure_share: float | None
     memory_bytes: int | None

@@ -51,7 +51,7 @@ def feeding_charts(history: History) -> str:
         "two",
         Chart("Time of a step", time_lines, extent, "ms", marks, from_zero=True, highest=time_top),
         Chart("Clips per second", rate_lines, extent, "", marks, from_zero=True, highest=rate_top),
-    ) + _pool_charts(history, marks, extent)
+    ) + (_pool_charts(history, marks, extent) + _queue_charts(history, extent))
 
 
 def _pool_charts(history: History, marks: Marks, extent: tuple[int, int]) -> str:
@@ -70,6 +70,19 @@ def _pool_charts(history: History, marks: Marks, extent: tuple[int, int]) -> str
             "Waiting for data", [Line("", "wait", curves["step"], curves["share"])], extent, "%", marks, from_zero=True
         ),
         Chart("Decoders", [Line("", "main", curves["step"], curves["pool"])], extent, "", marks, from_zero=True),
+    )
+
+
+def _queue_charts(history: History, extent: tuple[int, int]) -> str:
+    """Return what stood ready for the next step, beside all that was decoded and not yet consumed."""
+    steps = _column(history, "step")
+    in_flight = _column(history, "in_flight_bytes") / 1e6
+    if not np.isfinite(in_flight).any():
+        return ""
+    return _group(
+        "two",
+        _small("Micro-batches ready for the next step", steps, _column(history, "queue"), extent),
+        _small("Decoded and not yet consumed", steps, in_flight, extent, "MB"),
     )
 
 

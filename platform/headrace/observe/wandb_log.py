@@ -42,6 +42,7 @@ _STEP_FIELDS = (
     "decode_cpu_seconds_per_clip",
     "decode_actors",
     "queue",
+    "in_flight_bytes",
     "failures",
     "failure_share",
     "memory_bytes",

@@ -33,12 +33,14 @@ class Fed:
         pixels: [B, T, H, W, C] uint8 on the device.
         wait_seconds: how long the step waited for it.
         ready: batches that stood ready behind it.
+        age_seconds: since it was decoded; NaN where the decoder did not say.
     """
 
     batch: Batch
     pixels: Tensor
     wait_seconds: float
     ready: int
+    age_seconds: float
 
 
 _Staged: TypeAlias = "tuple[Batch, Tensor, torch.cuda.Event | None]"
@@ -95,7 +97,7 @@ class Feed:
             current = torch.cuda.current_stream(self._device)
             current.wait_event(arrived)
             pixels.record_stream(current)
-        return Fed(batch, pixels, wait, self._ready.qsize())
+        return Fed(batch, pixels, wait, self._ready.qsize(), time.time() - batch.cost.finished)
 
     def _pull(self) -> None:
         try:

@@ -36,8 +36,8 @@ def train(recipe: Recipe, session: Session) -> Progress:
     """
     train_config, last = recipe.train, newest_checkpoint(session.run)
     progress = read_progress(last)
-    progress.check_same_samples(session.manifest_digest)
-    progress.manifest_digest = session.manifest_digest
+    progress.check_same_samples(session.manifest_digest, session.sequence)
+    progress.manifest_digest, progress.sequence = session.manifest_digest, session.sequence
 
     first = progress.micro_batch(train_config.micro_batch)
     stream = session.batches(first)

@@ -5,9 +5,11 @@ Nothing here waits for the device until then: losses stay tensors until `reduce`
 
 from __future__ import annotations
 
+import math
 import resource
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -30,16 +32,22 @@ class Meter:
     """Adds up what the steps of one rank did since the last record."""
 
     device: torch.device
-    results: list[StepResult] = field(default_factory=list)
-    new_failures: list[Failure] = field(default_factory=list)
     actors: deque[str] = field(default_factory=lambda: deque(maxlen=ACTORS_SEEN))
+    steps: list[StepResult] = field(default_factory=list)
+    new_failures: list[Failure] = field(default_factory=list)
+    clips: int = 0
+    pixel_bytes: int = 0
+    decode_cpu_seconds: float = 0.0
 
     def add(self, result: StepResult) -> None:
-        """Take note of one step."""
-        self.results.append(result)
+        """Take note of one step. Its micro-batches are let go."""
+        self.steps.append(replace(result, batches=[]))
         for batch in result.batches:
             self.actors.append(batch.cost.actor)
             self.new_failures.extend(batch.failures)
+            self.clips += len(batch)
+            self.pixel_bytes += batch.pixels.nbytes
+            self.decode_cpu_seconds += batch.cost.cpu_seconds
 
     def reduce(self, world_size: int, stop: bool) -> tuple[dict[str, Any], list[Failure], bool]:
         """Add up over ranks and start anew; waits for the device.
@@ -52,36 +60,29 @@ class Meter:
             The fields of a step record that are measured, the new failures of all ranks in the order of their
             positions, and whether any rank was asked to stop.
         """
-        results, steps = self.results, len(self.results)
+        results, steps = self.steps, len(self.steps)
         extra_names = sorted(results[0].extra)
-        batches = [batch for result in results for batch in result.batches]
-        clips = sum(len(batch) for batch in batches)
-        on_device = [torch.stack([result.loss for result in results]).mean()]
-        on_device += [torch.stack([result.extra[name] for result in results]).mean() for name in extra_names]
-        on_host = [
-            sum(result.wait_seconds for result in results) / steps,
-            sum(result.step_seconds for result in results) / steps,
-            sum(batch.cost.cpu_seconds for batch in batches) / clips,
-            results[-1].ready,
-            self._memory_bytes(),
-        ]
-        means = torch.cat([torch.stack(on_device).double().cpu(), torch.tensor(on_host, dtype=torch.float64)])
-        sums = torch.tensor([clips, len(self.new_failures), int(stop)], dtype=torch.float64)
-        total = sum_over_ranks(torch.cat([means / world_size, sums]).to(self.device)).tolist()
+        on_device = {"loss": torch.stack([result.loss for result in results]).mean()}
+        on_device |= {name: torch.stack([result.extra[name] for result in results]).mean() for name in extra_names}
+        step_seconds = sum(result.step_seconds for result in results) / steps
+        age_seconds = sum(result.age_seconds for result in results) / steps
+        means = {
+            "wait": sum(result.wait_seconds for result in results) / steps,
+            "step": step_seconds,
+            "decode": self.decode_cpu_seconds / self.clips,
+            "ready": results[-1].ready,
+            "memory": self._memory_bytes(),
+        }
+        sums = {
+            "clips": self.clips,
+            "in flight": age_seconds * self.pixel_bytes / steps / max(step_seconds, 1e-9),
+            "failures": len(self.new_failures),
+            "stop": int(stop),
+        }
+        of_rank = torch.cat([torch.stack(list(on_device.values())).double().cpu(), _tensor(means)]) / world_size
+        total = sum_over_ranks(torch.cat([of_rank, _tensor(sums)]).to(self.device)).tolist()
+        mean = dict(zip([*on_device, *means, *sums], total, strict=True))
 
-        names = [
-            "loss",
-            *extra_names,
-            "wait",
-            "step",
-            "decode",
-            "ready",
-            "memory",
-            "clips",
-            "failures",
-            "stop",
-        ]
-        mean = dict(zip(names, total, strict=True))
         record = {
             "loss": mean["loss"],
             "lr": results[-1].learning_rate,
@@ -93,11 +94,13 @@ class Meter:
             "decode_cpu_seconds_per_clip": mean["decode"],
             "decode_actors": len(set(self.actors)),
             "queue": round(mean["ready"]),
+            "in_flight_bytes": None if math.isnan(mean["in flight"]) else int(mean["in flight"]),
             "memory_bytes": int(mean["memory"]),
             "extra": {name: mean[name] for name in extra_names},
         }
         failures = self._failures_of_all_ranks() if mean["failures"] else []
-        self.results, self.new_failures = [], []
+        self.steps, self.new_failures = [], []
+        self.clips, self.pixel_bytes, self.decode_cpu_seconds = 0, 0, 0.0
         return record, failures, mean["stop"] > 0
 
     def _failures_of_all_ranks(self) -> list[Failure]:
@@ -108,6 +111,10 @@ class Meter:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _tensor(values: Mapping[str, float]) -> torch.Tensor:
+    return torch.tensor(list(values.values()), dtype=torch.float64)
 
 
 def budget_exceeded(progress: Progress, budget: float) -> str | None:

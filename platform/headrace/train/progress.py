@@ -32,13 +32,14 @@ class Progress:
         position: samples consumed, over all workers: where the order goes on.
         failures: samples that could not be decoded among them, each as often as it was met.
         failure_reasons: the same, by reason.
-        manifest_digest: of the samples that `position` counts.
+        manifest_digest, sequence: of the samples that `position` counts, and of the order in which it counts them.
     """
 
     step: int = 0
     position: int = 0
     failures: int = 0
     manifest_digest: str = ""
+    sequence: str = ""
     failure_reasons: dict[str, int] = field(default_factory=dict)
 
     def count_failures(self, reasons: Iterable[str]) -> None:
@@ -47,8 +48,8 @@ class Progress:
         self.failures += new.total()
         self.failure_reasons = dict(Counter(self.failure_reasons) + new)
 
-    def check_same_samples(self, manifest_digest: str) -> None:
-        """Check that `position` still counts the samples that it counted.
+    def check_same_samples(self, manifest_digest: str, sequence: str) -> None:
+        """Check that `position` still counts the samples that it counted, in the order in which it counted them.
 
         Raises:
             RunError: it does not.
@@ -58,6 +59,13 @@ class Progress:
                 "the source's samples changed since this run started, so its position means nothing in them: bring the "
                 "old samples back (`python jobs/quarantine.py RUN --include`, if --exclude took them out), or start a "
                 "new run"
+            )
+        if self.sequence not in ("", sequence):
+            raise RunError(
+                "the order of the samples changed since this run started (--seed, or one of --data.shuffle, "
+                "chunk-samples, window-chunks, weights, without-replacement, source's weights, repeats, repeats-apart; "
+                "with repeats also the batch), so its position means nothing in it: leave these as they were, or start "
+                "a new run"
             )
 
     def micro_batch(self, samples: int) -> int:

@@ -26,7 +26,7 @@ class Session(Protocol):
         rank, world_size: this worker among all.
         device: where this worker's model runs.
         cores: CPU cores of all machines that the run can use.
-        manifest_digest: identifies the samples and their order.
+        manifest_digest, sequence: identify the samples, and the order in which they come.
     """
 
     run: Path
@@ -35,6 +35,7 @@ class Session(Protocol):
     device: torch.device
     cores: int
     manifest_digest: str
+    sequence: str
 
     def batches(self, first: int) -> BatchStream:
         """Return this rank's micro-batches: first + rank, first + rank + world_size, ..."""
@@ -61,6 +62,10 @@ class LocalSession:
     @property
     def manifest_digest(self) -> str:
         return self.manifest.digest
+
+    @property
+    def sequence(self) -> str:
+        return self.plan.fingerprint()
 
     def batches(self, first: int) -> BatchStream:
         reader, echo = BatchReader(self.manifest, self.plan), self.plan.echo

@@ -22,7 +22,14 @@ from headrace.train.precision import autocast
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step did on this rank. Tensors stay on the device: nobody has waited for them yet."""
+    """What one step did on this rank. Tensors stay on the device: nobody has waited for them yet.
+
+    Attributes:
+        batches: the micro-batches that it consumed.
+        wait_seconds, step_seconds: time that it waited for them, and that it took in all.
+        ready: micro-batches that stood ready behind the last one.
+        age_seconds: mean time from when a micro-batch was decoded to when the step took it.
+    """
 
     loss: Tensor
     grad_norm: Tensor
@@ -32,6 +39,7 @@ class StepResult:
     wait_seconds: float = 0.0
     step_seconds: float = 0.0
     ready: int = 0
+    age_seconds: float = 0.0
 
 
 @dataclass
@@ -61,12 +69,12 @@ def train_step(
     torch.manual_seed(keyed.seed("step", *seed, step))
     set_schedule(trainable.optimizer, step, train.steps, optim)
     losses, extras, batches = [], [], []
-    wait, ready = 0.0, 0
+    wait, ready, age = 0.0, 0, 0.0
 
     # 1. Forward and backward over the micro-batches; ranks talk only in the last one.
     for micro in range(train.accumulate):
         fed = feed.next()
-        wait, ready = wait + fed.wait_seconds, fed.ready
+        wait, ready, age = wait + fed.wait_seconds, fed.ready, age + fed.age_seconds / train.accumulate
         batches.append(fed.batch)
         label = torch.from_numpy(fed.batch.label).to(trainable.device, non_blocking=True)
         batch = DeviceBatch(trainable.augment(fed.pixels, fed.batch.seed), fed.batch.seed, label)
@@ -95,4 +103,5 @@ def train_step(
         wait_seconds=wait,
         step_seconds=time.perf_counter() - start,
         ready=ready,
+        age_seconds=age,
     )

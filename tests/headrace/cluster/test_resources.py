@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from headrace.cluster.trainer import check_room, resources_for
+from headrace.cluster.trainer import check_room, echo_of, resources_for
 from headrace.data.config import PoolSize
+from headrace.data.reader import micro_batch_bytes
 from headrace.errors import UserError
 from headrace.recipe import Recipe, replace_at
 from jobs.recipes import RECIPES
@@ -46,6 +47,15 @@ def test_decoders_that_want_gpus_beside_the_workers() -> None:
     room(1, PoolSize(2, 4), {"CPU": 8, "GPU": 2}, decoder_gpus=0.5)
     with pytest.raises(UserError, match="1 workers and 4 decoders need 3 GPUs, but the cluster has 2"):
         room(1, PoolSize(4, 4), {"CPU": 8, "GPU": 2}, decoder_gpus=0.5)
+
+
+def test_repeats_that_hold_more_than_the_memory_there_is() -> None:
+    asked = replace_at(replace_at(recipe(1), "data.repeats", 2), "data.repeats_apart", 64)
+    cluster = {"CPU": 4, "object_store_memory": 1e9}
+    held = echo_of(asked).held_micro_batches * micro_batch_bytes(asked.data, asked.train.micro_batch)
+    check_room(asked, resources_for(asked, cluster), PoolSize(1, 1), cluster | {"object_store_memory": 2 * held})
+    with pytest.raises(UserError, match=r"more than half of the object store.*lower --data.repeats-apart"):
+        check_room(asked, resources_for(asked, cluster), PoolSize(1, 1), cluster | {"object_store_memory": 1.9 * held})
 
 
 def test_a_head_that_only_coordinates_brings_nodes() -> None:

@@ -71,6 +71,7 @@ def fake_records(
                 "decode_cpu_seconds_per_clip": decode_seconds * (0.9 + 0.2 * draws.random()),
                 "decode_actors": decoders,
                 "queue": 2,
+                "in_flight_bytes": 24_000_000,
                 "failures": min(failures, step),
                 "failure_share": min(failures, step) / (16 * step),
                 "memory_bytes": 1_210_000_000,

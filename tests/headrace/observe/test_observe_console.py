@@ -106,6 +106,7 @@ def test_the_panel_shows_what_matters(fake):
         "clips/s",
         "decoders",
         "queue",
+        "24.0 MB in flight",
         "step 100",
     ):
         assert part in text

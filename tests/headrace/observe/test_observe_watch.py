@@ -103,6 +103,8 @@ def wandb_records(folder: Path) -> list[Any]:
             at += left_in_block
             continue
         _, length, kind = struct.unpack_from("<IHB", data, at)
+        if at + 7 + length > len(data):
+            break  # it is still being written
         message += data[at + 7 : at + 7 + length]
         at += 7 + length
         if kind in (1, 4):

@@ -3,12 +3,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from headrace.batch import Batch, fake_batch
+from headrace.batch import Batch, DecodeCost, fake_batch
 from headrace.errors import RunError
 from headrace.train.feed import Feed
 
@@ -67,6 +68,12 @@ def test_measures_the_wait_and_reads_ahead() -> None:
         fed = feed.next()
         assert fed.wait_seconds < 0.05
         assert fed.ready >= 1
+
+
+def test_measures_how_long_ago_a_batch_was_decoded() -> None:
+    decoded = replace(fake_batch(1, 1, 4, 4), cost=DecodeCost("", 0.0, 0.0, finished=time.time() - 5))
+    with Feed(iter([decoded]), first=0, stride=1, device=CPU, depth=1) as feed:
+        assert 5 <= feed.next().age_seconds < 10
 
 
 def test_leaves_no_thread_behind() -> None:

@@ -21,7 +21,7 @@ from headrace.errors import RunError
 from headrace.models.hjepa import HJepaConfig
 from headrace.observe.records import read_records
 from headrace.optim import OptimConfig
-from headrace.recipe import Recipe
+from headrace.recipe import Recipe, replace_at
 from headrace.train import checkpoint
 from headrace.train.config import CompileConfig, TrainConfig
 from headrace.train.loop import train
@@ -130,6 +130,18 @@ def test_other_samples_under_a_resumed_run_are_refused(manifest: Manifest, tmp_p
     run(replace(TINY, train=replace(TINY.train, steps=3)), manifest, tmp_path)
     with pytest.raises(RunError, match="samples changed"):
         run(TINY, Manifest(manifest.source, manifest.table.slice(1)), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change", [{"data.shuffle": "none"}, {"seed": 1}, {"data.repeats": 2}], ids=lambda change: next(iter(change))
+)
+def test_another_order_under_a_resumed_run_is_refused(
+    manifest: Manifest, tmp_path: Path, change: dict[str, object]
+) -> None:
+    run(replace(TINY, train=replace(TINY.train, steps=3)), manifest, tmp_path)
+    [(path, value)] = change.items()
+    with pytest.raises(RunError, match="order of the samples changed"):
+        run(replace_at(TINY, path, value), manifest, tmp_path)
 
 
 def test_a_broken_clip_is_replaced_and_written_down(manifest: Manifest, video_folder: Path, tmp_path: Path) -> None:

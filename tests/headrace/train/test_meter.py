@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,21 @@ def result(*failures: Failure) -> StepResult:
 
 def failed(position: int, reason: str) -> Failure:
     return Failure(position, f"clip{position}", "a.tar", 0, reason, "")
+
+
+def test_bytes_in_flight_are_the_rate_times_the_age() -> None:
+    meter = Meter(CPU)
+    for _ in range(4):
+        meter.add(replace(result(), step_seconds=0.5, age_seconds=3.0))
+    held = [batch for step in meter.steps for batch in step.batches]
+    assert not held, "pixels are not kept until the next record"
+    record, _, _ = meter.reduce(1, stop=False)
+    assert record["in_flight_bytes"] == 2 * 4 * 4 * 3 / 0.5 * 3
+    assert record["clips_per_second"] == 4.0
+    meter.add(replace(result(), step_seconds=0.5, age_seconds=math.nan))
+    record, _, _ = meter.reduce(1, stop=False)
+    assert record["in_flight_bytes"] is None, "a decoder that does not say when it was done"
+    assert record["clips_per_second"] == 4.0
 
 
 def count(rank: int, ranks: int, folder: str) -> None:
