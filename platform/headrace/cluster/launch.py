@@ -23,6 +23,7 @@ from headrace.observe.records import METRICS_FILE, MetricsWriter
 from headrace.train.progress import FAILED_FILE, STOP_FILE, newest_checkpoint, read_progress
 
 ERROR_FILE = "error.txt"
+_STATE_TRACKING = "RAY_TRAIN_ENABLE_STATE_TRACKING"
 
 
 @contextlib.contextmanager
@@ -36,7 +37,9 @@ def ray_cluster(cpus: int, dashboard: bool) -> Iterator[dict[str, float]]:
     for name in ("ray", "ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
     if dashboard or "RAY_ADDRESS" in os.environ:
-        os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")  # the dashboard's page of training runs
+        os.environ.setdefault(_STATE_TRACKING, "1")  # the dashboard's page of training runs
+    # Workers' reports are taken at this interval, and a worker that has reported waits for it.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     if "RAY_ADDRESS" in os.environ:
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
     else:
@@ -52,6 +55,11 @@ def ray_cluster(cpus: int, dashboard: bool) -> Iterator[dict[str, float]]:
         yield {name: float(value) for name, value in ray.cluster_resources().items()}
     finally:
         ray.shutdown()
+
+
+def serves_dashboard() -> bool:
+    """Say whether the cluster that `ray_cluster` joined or started has a dashboard, and with it Ray's state API."""
+    return _STATE_TRACKING in os.environ
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,13 @@ import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from headrace.cluster.ingest import STREAM, ResumableStream, RoundRobin, StreamBuilder
+from headrace.cluster.launch import serves_dashboard
 from headrace.data.config import PoolSize
 from headrace.data.echo import Echo
 from headrace.data.manifest import Manifest
@@ -138,6 +140,21 @@ def echo_of(recipe: Recipe) -> Echo:
     return Echo.of(data.repeats, data.repeats_apart, train.global_batch // train.micro_batch)
 
 
+class Trainer(TorchTrainer):
+    """Ray's, without what a cluster of our own does not need and waits for.
+
+    Ray frees the workers' CPUs by a helper if their controller dies, which it asks of the dashboard once a second. An
+    embedded cluster serves none: the helper waits 10 seconds for each answer, and the end of the run for the helper.
+    Such a cluster ends with its driver and needs no freeing.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
+        if serves_dashboard():
+            return callbacks
+        return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
+
+
 def build_trainer(
     recipe: Recipe, manifest: Manifest, plan: Plan, run: Path, stream_from: StreamBuilder, resources: Resources
 ) -> TorchTrainer:
@@ -154,7 +171,7 @@ def build_trainer(
     # Ray's own list of the run's checkpoints: with it, Ray would not start once one of them was deleted.
     (run / _RAY_SNAPSHOT).unlink(missing_ok=True)
     micro_batch = recipe.train.micro_batch
-    return TorchTrainer(
+    return Trainer(
         partial(_work, recipe, run, manifest.digest, plan.fingerprint()),
         datasets={STREAM: ResumableStream(run, micro_batch, stream_from, micro_batch * recipe.data.repeats)},
         dataset_config=RoundRobin(),
