@@ -31,6 +31,7 @@ from ray.cluster_utils import Cluster
 from rich.console import Console
 
 from headrace import keyed
+from headrace.cluster.launch import ERROR_FILE
 from headrace.cluster.trainer import plan_of
 from headrace.data.encode import encode_video
 from headrace.data.manifest import Manifest
@@ -103,6 +104,7 @@ class Disturbed:
             if self.driver.returncode > 0:
                 self.happened["the run gave up"] += 1
                 self.say(f"the run gave up: {self._last_words()}")
+                self.console.print(self._why())
         command = [sys.executable, str(ROOT / "jobs" / "train.py")]
         if newest_checkpoint(self.run) is None:
             self.run = self.run.with_name(f"run{self.draws}")
@@ -139,9 +141,13 @@ class Disturbed:
         said = (self.run.parent / "said.txt").read_text(errors="replace").strip().splitlines()
         return said[-1] if said else ""
 
+    def _why(self) -> str:
+        error = self.run / ERROR_FILE
+        return error.read_text(errors="replace")[-4000:] if error.exists() else ""
+
     def say(self, what: str) -> None:
         """Print it with the step that the run's newest checkpoint is at."""
-        self.console.print(f"step {read_progress(newest_checkpoint(self.run)).step:7,}  {what}", highlight=False)
+        self.console.print(f"step {read_progress(newest_checkpoint(self.run)).step:7,}  {what}")
 
     def end(self) -> None:
         """Bring the run to a checkpoint."""
@@ -193,7 +199,7 @@ class Disturbed:
 def main(arguments: list[str]) -> int:
     """Disturb, end, compare."""
     options = tyro.cli(Options, prog="chaos.py", args=arguments)
-    console = Console(stderr=True)
+    console = Console(stderr=True, highlight=False, markup=False)
     with tempfile.TemporaryDirectory(prefix="headrace-chaos-") as folder, _cluster() as cluster:
         source = _clips(Path(folder) / "clips")
         disturbed = Disturbed(Path(folder) / "run", source, options, cluster, console)
@@ -207,7 +213,7 @@ def main(arguments: list[str]) -> int:
         disturbed.end()
         result = examine(disturbed.run)
         if not result["holds"]:
-            console.print((disturbed.run.parent / "said.txt").read_text()[-4000:], highlight=False)
+            console.print((disturbed.run.parent / "said.txt").read_text()[-4000:])
     result |= {"minutes": options.minutes, "repeats": options.repeats, "happened": dict(disturbed.happened)}
     print(json.dumps(result))
     return 0 if result["holds"] else 1
