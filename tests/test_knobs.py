@@ -111,6 +111,8 @@ def test_every_field_is_read_by_something(
     live_through(small, tmp_path, monkeypatch)
     compiled = replace(small.train.compile, enabled=True)  # mode and options mean nothing where it is off
     live_through(replace(small, train=replace(small.train, compile=compiled)), tmp_path / "compiled", monkeypatch)
+    sophia = replace(small.optim, name="sophia-h", schedule="wsd")  # what others have no use for
+    live_through(replace(small, optim=sophia), tmp_path / "sophia", monkeypatch)
     assert fields_of(recipe) - reads == set()
 
 

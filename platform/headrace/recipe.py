@@ -48,6 +48,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         self.optim.check_steps(self.train.steps)
+        if self.optim.name == "sophia-h" and self.train.parallel == "fsdp":
+            raise UserError(
+                "sophia-h differentiates twice, which FSDP cannot: use --train.parallel ddp, or another --optim.name"
+            )
 
 
 def save_recipe(recipe: Recipe, path: Path) -> None:

@@ -29,8 +29,15 @@ class Objective(nn.Module, ABC):
         """Return the representation [B, D] of normalised pixels [B, T, C, H, W], for probes."""
 
     @abstractmethod
-    def compiled_parts(self) -> Sequence[nn.Module]:
-        """Return the modules that hold the arithmetic and have no data-dependent control flow."""
+    def blocks(self) -> Sequence[nn.Module]:
+        """Return the modules that repeat and hold most of the arithmetic, in the order in which they run.
+
+        Each may be compiled, recomputed in backward and shared out by itself; none has data-dependent control flow.
+        """
+
+    @abstractmethod
+    def networks(self) -> Sequence[nn.Module]:
+        """Return the modules that together hold all arithmetic worth compiling whole."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Optimizers and their schedules.
+"""Optimizers, their schedules, and the average of the weights.
 
 optimizer = build_optimizer(objective, config)
 for step in range(steps):
@@ -6,16 +6,29 @@ for step in range(steps):
     clip_gradients(objective, config)
     set_schedule(optimizer, step, steps, config)
     optimizer.step()
+with eval_mode(optimizer):
+    ...evaluate or save...
 """
 
-from headrace.optim.adamw import OptimConfig, build_optimizer, clip_gradients
+from headrace.optim.build import build_optimizer, clip_gradients, eval_mode, train_mode
+from headrace.optim.config import OptimConfig, SophiaConfig
+from headrace.optim.ema import Ema
+from headrace.optim.lion import Lion
 from headrace.optim.schedule import learning_rate, set_schedule, weight_decay
+from headrace.optim.sophia import SophiaH, hutchinson
 
 __all__ = [
+    "Ema",
+    "Lion",
     "OptimConfig",
+    "SophiaConfig",
+    "SophiaH",
     "build_optimizer",
     "clip_gradients",
+    "eval_mode",
+    "hutchinson",
     "learning_rate",
     "set_schedule",
+    "train_mode",
     "weight_decay",
 ]

@@ -1,10 +1,13 @@
 """Learning rate and weight decay as functions of the step: no scheduler whose state could be lost.
 
     step             0          warmup_steps          steps
-    learning rate    start_lr   lr                    min_lr                linear, then cosine
+    learning rate    start_lr   lr                    min_lr                linear, then by the schedule
     weight decay     weight_decay                     final_weight_decay    cosine
 
-The last step that is taken is steps - 1, a hair before the end of the cosine.
+    cosine     half a cosine                 constant   lr throughout
+    linear     a straight line               wsd        lr, and in the last decay_share of the run a straight line
+
+The last step that is taken is steps - 1, a hair before the end.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from headrace.optim.adamw import OptimConfig
+    from headrace.optim.config import OptimConfig
 
 
 def learning_rate(step: int, steps: int, config: OptimConfig) -> float:
@@ -27,8 +30,15 @@ def learning_rate(step: int, steps: int, config: OptimConfig) -> float:
     config.check_steps(steps)
     if step < config.warmup_steps:
         return config.start_lr + (config.lr - config.start_lr) * step / config.warmup_steps
-    progress = (step - config.warmup_steps) / (steps - config.warmup_steps)
-    return _cosine(config.lr, config.min_lr, progress)
+    if config.schedule == "constant":
+        return config.lr
+    begin = float(config.warmup_steps)
+    if config.schedule == "wsd":
+        begin = max(begin, steps - config.decay_share * steps)
+    progress = min(1.0, max(0.0, (step - begin) / (steps - begin)))
+    if config.schedule == "cosine":
+        return _cosine(config.lr, config.min_lr, progress)
+    return config.lr + (config.min_lr - config.lr) * progress
 
 
 def weight_decay(step: int, steps: int, config: OptimConfig) -> float:

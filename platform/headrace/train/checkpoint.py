@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,13 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
 from headrace.errors import RunError, UserError
+from headrace.optim import eval_mode, train_mode
 from headrace.train.parallel import barrier
 from headrace.train.progress import CHECKPOINTS, PROGRESS_FILE, Progress, complete_checkpoints
+from headrace.train.step import Trainable
 
 
-def save(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, keep: int) -> Path:
+def save(run: Path, trainable: Trainable, progress: Progress, keep: int) -> Path:
     """Write a checkpoint; all ranks take part. Returns its path, on every rank once it is complete.
 
     Raises:
@@ -44,8 +46,8 @@ def save(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
         barrier()
-        with _alone_without_warning() as alone:
-            dcp.save(_state(model, optimizer), checkpoint_id=partial, no_dist=alone)
+        with _alone_without_warning() as alone, eval_mode(trainable.optimizer):
+            dcp.save(_state(trainable), checkpoint_id=partial, no_dist=alone)
         if _rank() == 0:
             (partial / PROGRESS_FILE).write_text(json.dumps(asdict(progress)) + "\n")
             _flush(partial)
@@ -60,39 +62,60 @@ def save(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress
     return final
 
 
-def load(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Read model and optimizer, in place, whatever number of workers wrote them.
+def load(checkpoint: Path, trainable: Trainable) -> None:
+    """Read model, optimizer and average, in place, whatever number of workers wrote them, and however they shared them.
 
     Raises:
         UserError: the checkpoint belongs to another model.
     """
-    state = _state(model, optimizer)
+    if trainable.ema is not None and "ema.updates" not in _names(checkpoint):
+        raise UserError(f"{checkpoint} holds no average of weights, as the run has kept none: leave out --optim.ema")
+    state = _state(trainable)
     try:
         with _alone_without_warning() as alone:
             dcp.load(state, checkpoint_id=checkpoint, no_dist=alone)
     except (dcp.api.CheckpointException, RuntimeError, ValueError) as error:
         raise UserError(f"{checkpoint} does not fit this recipe's model: {_last_line(error)}") from error
-    set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+    set_state_dict(
+        trainable.objective,
+        trainable.optimizer,
+        model_state_dict=state["model"],
+        optim_state_dict=state["optimizer"],
+    )
+    train_mode(trainable.optimizer)
+    if trainable.ema is not None:
+        trainable.ema.load_state_dict(state["ema"])
 
 
 def load_model(checkpoint: Path, model: nn.Module) -> None:
-    """Read only the model, in place, in a process of its own.
+    """Read only the model, in place, in a process of its own: the average of its weights, where the run kept one.
 
     Raises:
         UserError: the checkpoint belongs to another model.
     """
-    state = {"model": model.state_dict()}
+    weights = model.state_dict()
+    state: dict[str, Any] = {"model": weights}
+    averaged = [name for name in weights if f"ema.average.{name}" in _names(checkpoint)]
+    if averaged:
+        state["ema"] = {"average": {name: torch.empty_like(weights[name], dtype=torch.float32) for name in averaged}}
     try:
         with _alone_without_warning():
             dcp.load(state, checkpoint_id=checkpoint, no_dist=True)
     except (dcp.api.CheckpointException, RuntimeError, ValueError) as error:
         raise UserError(f"{checkpoint} does not fit this recipe's model: {_last_line(error)}") from error
-    model.load_state_dict(state["model"])
+    model.load_state_dict(weights | (state["ema"]["average"] if averaged else {}))
 
 
-def _state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    model_state, optimizer_state = get_state_dict(model, optimizer)
-    return {"model": model_state, "optimizer": optimizer_state}
+def _state(trainable: Trainable) -> dict[str, Any]:
+    model, optimizer = get_state_dict(trainable.objective, trainable.optimizer)
+    average = {} if trainable.ema is None else {"ema": trainable.ema.state_dict()}
+    return {"model": model, "optimizer": optimizer, **average}
+
+
+def _names(checkpoint: Path) -> Container[str]:
+    """Return the names of what a checkpoint holds."""
+    names: Container[str] = dcp.FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+    return names
 
 
 def _flush(folder: Path) -> None:

@@ -7,6 +7,10 @@ from typing import Literal
 
 from headrace.errors import UserError
 
+Parallel = Literal["ddp", "fsdp"]
+Precision = Literal["bf16", "fp32"]
+Recompute = Literal["none", "selective", "full"]
+
 
 @dataclass(frozen=True)
 class CompileConfig:
@@ -14,6 +18,10 @@ class CompileConfig:
 
     enabled: bool = True
     """Compile at all; off runs eagerly."""
+
+    scope: Literal["blocks", "networks"] = "blocks"
+    """What is compiled as one: each block, of which all alike are compiled once, in seconds; or whole networks, which
+    can be a little faster and takes minutes."""
 
     mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None = None
     """Preset of torch.compile."""
@@ -51,11 +59,19 @@ class TrainConfig:
     threads: int = 1
     """CPU threads of torch in each worker; on the CPU the decoders want the other cores."""
 
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Precision = "bf16"
     """Arithmetic of forward and backward; bf16 is autocast over FP32 master weights."""
 
     compile: CompileConfig = field(default_factory=CompileConfig)
     """torch.compile."""
+
+    parallel: Parallel = "ddp"
+    """How workers share the model. ddp: each holds all of it. fsdp: each holds a share of weights, gradients and
+    optimizer state, for models that do not fit one GPU."""
+
+    recompute: Recompute = "none"
+    """Activation checkpointing of blocks. none: all activations are kept. selective: those of matrix products and
+    attention are, the rest is computed again. full: only the blocks' inputs are kept."""
 
     checkpoint_every: int = 100
     """Steps between checkpoints; the last step always writes one."""

@@ -12,7 +12,7 @@ import torch
 
 from headrace.augment import Augment
 from headrace.errors import RunError
-from headrace.optim import build_optimizer
+from headrace.optim import Ema, build_optimizer
 from headrace.recipe import Recipe
 from headrace.train import checkpoint
 from headrace.train.feed import Feed
@@ -20,6 +20,7 @@ from headrace.train.meter import Meter, budget_exceeded
 from headrace.train.parallel import distribute
 from headrace.train.precision import compile_parts
 from headrace.train.progress import STOP_FILE, Progress, newest_checkpoint, read_progress
+from headrace.train.recompute import recompute
 from headrace.train.scribe import Scribe
 from headrace.train.session import Session
 from headrace.train.step import Trainable, train_step
@@ -45,7 +46,7 @@ def train(recipe: Recipe, session: Session) -> Progress:
     with feed, Scribe(recipe, session) as scribe:  # the decoders start while the model is built
         trainable = build_trainable(recipe, session.device)
         if last is not None:
-            checkpoint.load(last, trainable.objective, trainable.optimizer)
+            checkpoint.load(last, trainable)
         scribe.start(progress, sum(p.numel() for p in trainable.objective.parameters() if p.requires_grad))
         meter, stop = Meter(session.device), False
         while progress.step < train_config.steps and not stop:
@@ -76,11 +77,14 @@ def build_trainable(recipe: Recipe, device: torch.device) -> Trainable:
     torch.manual_seed(recipe.seed)
     objective = recipe.model.build(recipe.augment.height, recipe.augment.width).to(device)
     objective.train()
-    compile_parts(objective, recipe.train.compile)
+    train = recipe.train
+    recompute(objective.blocks(), train.recompute)
+    compile_parts(objective, train.compile)
     return Trainable(
         objective=objective,
-        parallel=distribute(objective, device),
+        parallel=distribute(objective, objective.blocks(), device, train.parallel, train.precision),
         optimizer=build_optimizer(objective, recipe.optim),
+        ema=None if recipe.optim.ema is None else Ema(objective, recipe.optim.ema),
         augment=Augment(recipe.augment, device),
         device=device,
     )
@@ -91,6 +95,6 @@ def _checkpoint(
 ) -> None:
     start = time.perf_counter()
     keep = recipe.train.keep_checkpoints
-    path = checkpoint.save(session.run, trainable.objective, trainable.optimizer, progress, keep)
+    path = checkpoint.save(session.run, trainable, progress, keep)
     scribe.checkpoint(progress, path, time.perf_counter() - start)
     session.committed(path, progress.step, loss)

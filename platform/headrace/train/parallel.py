@@ -1,32 +1,71 @@
-"""Many workers as one: wrapping the objective, adding up gradients, adding up numbers."""
+"""Many workers as one: sharing out the model, adding up gradients, adding up numbers.
+
+ddp    every worker holds the whole model; gradients are averaged while backward runs
+fsdp   every worker holds a share of each weight, gradient and optimizer state (FSDP2); a block's weights are
+       gathered when it runs, in the arithmetic's precision, and its gradients are averaged in FP32
+"""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
+
+from headrace.train.config import Parallel, Precision
 
 T = TypeVar("T")
 
 
-def distribute(objective: nn.Module, device: torch.device) -> nn.Module:
-    """Return the objective as all workers run it together: DDP, or itself where there is one worker."""
+def distribute(
+    objective: nn.Module,
+    blocks: Sequence[nn.Module],
+    device: torch.device,
+    parallel: Parallel,
+    precision: Precision,
+) -> nn.Module:
+    """Return the objective as all workers run it together: itself, where there is one worker.
+
+    Args:
+        objective: in place, for FSDP: its parameters become DTensors, of which each worker holds its share.
+        blocks: modules of it that FSDP gathers one at a time, in the order in which they run.
+        device: of this worker.
+        parallel, precision: the recipe's.
+    """
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return objective
+    if parallel == "fsdp":
+        mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+        arithmetic = torch.bfloat16 if precision == "bf16" else None
+        policy = MixedPrecisionPolicy(param_dtype=arithmetic, reduce_dtype=torch.float32)
+        for block in blocks:
+            fully_shard(block, mesh=mesh, mp_policy=policy)
+        fully_shard(objective, mesh=mesh, mp_policy=policy)
+        return objective
     ids = [device.index] if device.type == "cuda" else None
-    return DistributedDataParallel(objective, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return DistributedDataParallel(objective, device_ids=ids, forward_sync_buffers=False, gradient_as_bucket_view=True)
 
 
-def without_sync(module: nn.Module) -> contextlib.AbstractContextManager[None]:
-    """Return a context in which backward adds to the local gradients only."""
+@contextlib.contextmanager
+def without_sync(module: nn.Module) -> Iterator[None]:
+    """Let backward add to the local gradients only."""
     if isinstance(module, DistributedDataParallel):
-        no_sync: contextlib.AbstractContextManager[None] = module.no_sync()
-        return no_sync
-    return contextlib.nullcontext()
+        with module.no_sync():
+            yield
+    elif isinstance(module, FSDPModule):
+        module.set_requires_gradient_sync(False)
+        try:
+            yield
+        finally:
+            module.set_requires_gradient_sync(True)
+    else:
+        yield
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
@@ -44,6 +83,11 @@ def gather_over_ranks(value: T, device: torch.device) -> list[T]:
     with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
         dist.all_gather_object(gathered, value)  # NCCL sends it by way of the current device
     return gathered
+
+
+def world_size() -> int:
+    """Return the number of ranks."""
+    return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def barrier() -> None:

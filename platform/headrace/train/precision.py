@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Literal
 
 import torch
 
 from headrace.models import Objective
-from headrace.train.config import CompileConfig
+from headrace.train.config import CompileConfig, Precision
 
 
-def autocast(device: torch.device, precision: Literal["bf16", "fp32"]) -> contextlib.AbstractContextManager[None]:
+def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[None]:
     """Return the context in which forward runs."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
@@ -21,8 +20,8 @@ def compile_parts(objective: Objective, config: CompileConfig) -> None:
     if not config.enabled:
         return
     options = {name: _parse(value) for name, value in (config.options or {}).items()} or None
-    for part in objective.compiled_parts():
-        part.compile(mode=config.mode, options=options)
+    for part in objective.blocks() if config.scope == "blocks" else objective.networks():
+        part.compile(fullgraph=True, mode=config.mode, options=options)
 
 
 def _parse(value: str) -> str | bool | int:

@@ -13,8 +13,9 @@ from headrace import keyed
 from headrace.augment import Augment
 from headrace.batch import Batch, DeviceBatch
 from headrace.models import Objective
-from headrace.optim import OptimConfig, clip_gradients, set_schedule
+from headrace.optim import Ema, OptimConfig, SophiaH, clip_gradients, set_schedule
 from headrace.train.config import TrainConfig
+from headrace.train.curvature import estimate_curvature
 from headrace.train.feed import Feed
 from headrace.train.parallel import without_sync
 from headrace.train.precision import autocast
@@ -51,6 +52,7 @@ class Trainable:
     optimizer: torch.optim.Optimizer
     augment: Augment
     device: torch.device
+    ema: Ema | None = None
 
 
 def train_step(
@@ -69,6 +71,7 @@ def train_step(
     torch.manual_seed(keyed.seed("step", *seed, step))
     set_schedule(trainable.optimizer, step, train.steps, optim)
     losses, extras, batches = [], [], []
+    curvature_due = isinstance(trainable.optimizer, SophiaH) and step % optim.sophia.every == 0
     wait, ready, age = 0.0, 0, 0.0
 
     # 1. Forward and backward over the micro-batches; ranks talk only in the last one.
@@ -85,14 +88,20 @@ def train_step(
             (loss / train.accumulate).backward()
         losses.append(loss.detach())
         extras.append(extra)
+        if curvature_due and micro == 0:
+            first = batch
 
-    # 2. Clip and step.
+    # 2. Clip and step. Sophia-H looks at the curvature now and then, on the first of the micro-batches.
+    if curvature_due:
+        estimate_curvature(trainable, first, keyed.seed("step", *seed, step), train.precision)
     grad_norm = clip_gradients(trainable.objective, optim)
     trainable.optimizer.step()
     trainable.optimizer.zero_grad(set_to_none=True)
 
-    # 3. What the objective does after a step; a JEPA's target moves here.
+    # 3. What follows a step; a JEPA's target moves here.
     trainable.objective.after_step(step, train.steps)
+    if trainable.ema is not None:
+        trainable.ema.update()
 
     return StepResult(
         loss=torch.stack(losses).mean(),

@@ -50,7 +50,7 @@ def measure_steps(recipe: Recipe, device: torch.device, steps: int) -> StepCost:
     torch.set_num_threads(train.threads)
     trainable = build_trainable(recipe, device)
     seconds = []
-    with Feed(_noise(recipe), 0, 1, device, train.queue) as feed:
+    with noise_feed(recipe, device) as feed:
         for step in range(WARM_UP_STEPS + steps):
             start = time.perf_counter()
             result = train_step(trainable, feed, step, (recipe.seed, 0), train, recipe.optim)
@@ -59,6 +59,11 @@ def measure_steps(recipe: Recipe, device: torch.device, steps: int) -> StepCost:
             seconds.append(time.perf_counter() - start - result.wait_seconds)
     low, median, high = np.percentile(seconds[WARM_UP_STEPS:], [25, 50, 75]).tolist()
     return StepCost(median, (high - low) / median, train.accumulate * train.micro_batch, seconds[0])
+
+
+def noise_feed(recipe: Recipe, device: torch.device) -> Feed:
+    """Return a feed of noise of a recipe's shapes, without end."""
+    return Feed(_noise(recipe), 0, 1, device, recipe.train.queue)
 
 
 def _noise(recipe: Recipe) -> Iterator[Batch]:

@@ -197,10 +197,10 @@ def test_bfloat16_is_finite_and_near() -> None:
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_compiled_parts_compute_the_same(backend: str) -> None:
+def test_compiled_networks_compute_the_same(backend: str) -> None:
     config = HJepaConfig(**{**TINY.__dict__, "depth": 1})
     eager, compiled, batch = build(config), build(config), noise()
-    for module in compiled.compiled_parts():
+    for module in compiled.networks():
         module.compile(backend=backend, fullgraph=True)
     losses = [model(batch)[0] for model in (eager, compiled)]
     assert losses[1].item() == pytest.approx(losses[0].item(), rel=1e-5)
@@ -215,7 +215,7 @@ def test_compiled_parts_compute_the_same(backend: str) -> None:
 def test_shapes_never_change_so_nothing_recompiles() -> None:
     torch._dynamo.reset()
     model = build(HJepaConfig(**{**TINY.__dict__, "depth": 1}))
-    for module in model.compiled_parts():
+    for module in model.networks():
         module.compile(backend="aot_eager", fullgraph=True)
     model(noise(start=0))[0].backward()
     with torch.compiler.set_stance("fail_on_recompile"):

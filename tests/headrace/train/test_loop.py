@@ -9,43 +9,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_recipe import TINY
 
 from data_pipelines.index import index
-from headrace.augment import AugmentConfig
 from headrace.cluster.trainer import plan_of
-from headrace.data.config import DataConfig
 from headrace.data.manifest import Manifest
-from headrace.data.sampling import SamplingConfig
 from headrace.data.scan import shards_of
 from headrace.errors import RunError
-from headrace.models.hjepa import HJepaConfig
 from headrace.observe.records import read_records
-from headrace.optim import OptimConfig
 from headrace.recipe import Recipe, replace_at
 from headrace.train import checkpoint
-from headrace.train.config import CompileConfig, TrainConfig
 from headrace.train.loop import train
 from headrace.train.progress import STOP_FILE, Progress, newest_checkpoint
 from headrace.train.session import LocalSession
-
-TINY = Recipe(
-    name="tiny",
-    model=HJepaConfig(
-        patch_size=8, width=16, depth=1, heads=2, predictor_width=16, predictor_depth=1, predictor_heads=2
-    ),
-    data=DataConfig(height=40, width=40, sampling=SamplingConfig(frames=1)),
-    augment=AugmentConfig(height=32, width=32),
-    optim=OptimConfig(lr=3e-3, warmup_steps=2),
-    train=TrainConfig(
-        steps=6,
-        global_batch=4,
-        micro_batch=2,
-        precision="fp32",
-        compile=CompileConfig(enabled=False),
-        checkpoint_every=3,
-        ledger=True,
-    ),
-)
 
 
 @pytest.fixture

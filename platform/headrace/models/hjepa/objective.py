@@ -86,9 +86,13 @@ class HJepa(Objective):
         tokens: Tensor = self.target_encoder(pixels.flatten(0, 1)).float()
         return tokens.view(*pixels.shape[:2], -1, tokens.shape[-1]).mean(dim=(1, 2))
 
-    def compiled_parts(self) -> Sequence[nn.Module]:
+    def blocks(self) -> Sequence[nn.Module]:
+        """Return the blocks of the three networks."""
+        return [block for network in self.networks() for block in network.blocks.blocks]
+
+    def networks(self) -> Sequence[ViT | Predictor]:
         """Return the three networks. What is left is a few reductions and the drawing of masks."""
-        return self.encoder, self.target_encoder, self.predictor
+        return self.target_encoder, self.encoder, self.predictor
 
     def train(self, mode: bool = True) -> HJepa:
         """Switch to training; the target encoder stays as it will be used."""

@@ -1,0 +1,178 @@
+"""One run, in every way in which workers can share it: the losses and the weights are the same."""
+
+from __future__ import annotations
+
+import multiprocessing
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from small_recipe import TINY
+from torch import Tensor
+
+from data_pipelines.index import index
+from headrace.cluster.trainer import plan_of
+from headrace.data.manifest import Manifest
+from headrace.data.scan import shards_of
+from headrace.observe.records import read_records
+from headrace.recipe import Recipe, replace_at
+from headrace.train import checkpoint
+from headrace.train.loop import train
+from headrace.train.progress import STOP_FILE, newest_checkpoint
+from headrace.train.session import LocalSession
+
+RECIPE = replace(
+    TINY,
+    optim=replace(TINY.optim, clip_norm=0.05),
+    train=replace(TINY.train, global_batch=8, micro_batch=2),
+)
+
+
+def changed(recipe: Recipe, **settings: Any) -> Recipe:
+    for path, value in settings.items():
+        recipe = replace_at(recipe, path.replace("__", "."), value)
+    return recipe
+
+
+@pytest.fixture
+def manifest(video_folder: Path) -> Manifest:
+    return index(str(video_folder), shards_of(str(video_folder))).usable()
+
+
+def worker(rank: int, jobs: Connection) -> None:
+    """Be this rank of one run after the other."""
+    torch.set_num_threads(1)
+    while (job := jobs.recv()) is not None:
+        recipe, manifest, folder = job
+        try:
+            work(rank, recipe, manifest, folder)
+        except Exception:
+            jobs.send(traceback.format_exc())
+        else:
+            jobs.send(None)
+
+
+def work(rank: int, recipe: Recipe, manifest: Manifest, folder: Path) -> None:
+    ranks = recipe.train.workers
+    if ranks > 1:
+        meeting = folder.with_name(f"{folder.name}-meeting-{recipe.train.parallel}-{ranks}")
+        dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=ranks)
+    try:
+        plan, device = plan_of(recipe, manifest), torch.device("cpu")
+        train(recipe, LocalSession(folder, manifest, plan, recipe.train.micro_batches, device, rank, ranks))
+    finally:
+        if ranks > 1:
+            dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ranks() -> Iterator[list[Connection]]:
+    """Start four processes once: each takes seconds to import torch, and a forked one hangs in torch's threads."""
+    spawn = multiprocessing.get_context("spawn")
+    pipes = [spawn.Pipe() for _ in range(4)]
+    processes = [spawn.Process(target=worker, args=(rank, theirs)) for rank, (_, theirs) in enumerate(pipes)]
+    for process in processes:
+        process.start()
+    yield [ours for ours, _ in pipes]
+    for (ours, _), process in zip(pipes, processes, strict=True):
+        ours.send(None)
+        process.join(10)
+        process.kill()
+
+
+Run = Callable[[Recipe, Path], Path]
+
+
+@pytest.fixture
+def run(ranks: list[Connection], manifest: Manifest) -> Run:
+    def run(recipe: Recipe, folder: Path) -> Path:
+        workers = ranks[: recipe.train.workers]
+        for jobs in workers:
+            jobs.send((recipe, manifest, folder))
+        for jobs in workers:
+            assert jobs.poll(120), "a rank does not come to an end"
+            error = jobs.recv()
+            assert error is None, error
+        return folder
+
+    return run
+
+
+def losses(folder: Path) -> list[float]:
+    records = read_records(folder / "metrics.jsonl")
+    return [record["loss"] for record in records if record["kind"] == "step"]  # type: ignore[misc]
+
+
+def gradients(folder: Path) -> list[float]:
+    records = read_records(folder / "metrics.jsonl")
+    return [record["grad_norm"] for record in records if record["kind"] == "step"]  # type: ignore[misc]
+
+
+def weights(recipe: Recipe, folder: Path) -> dict[str, Tensor]:
+    newest = newest_checkpoint(folder)
+    assert newest is not None
+    objective = recipe.model.build(recipe.augment.height, recipe.augment.width)
+    checkpoint.load_model(newest, objective)
+    return objective.state_dict()
+
+
+def assert_same(one: Path, other: Path, recipe: Recipe) -> None:
+    assert losses(one) == pytest.approx(losses(other), rel=1e-5)
+    assert gradients(one) == pytest.approx(gradients(other), rel=1e-4)
+    left, right = weights(recipe, one), weights(recipe, other)
+    for name in left:
+        torch.testing.assert_close(
+            left[name], right[name], atol=1e-5, rtol=1e-4, msg=lambda m, name=name: f"{name}: {m}"
+        )
+
+
+WAYS: dict[str, dict[str, Any]] = {
+    "alone": {},
+    "ddp on 2": {"train__workers": 2},
+    "fsdp on 2": {"train__workers": 2, "train__parallel": "fsdp"},
+    "fsdp on 4": {"train__workers": 4, "train__parallel": "fsdp"},
+    "selective": {"train__recompute": "selective"},
+    "full": {"train__recompute": "full"},
+    "fsdp on 2, full": {"train__workers": 2, "train__parallel": "fsdp", "train__recompute": "full"},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_all_ways_are_one_worker_that_accumulates(way: str, run: Run, tmp_path: Path) -> None:
+    alone = run(RECIPE, tmp_path / "alone")
+    recipe = changed(RECIPE, **WAYS[way])
+    assert RECIPE.train.accumulate == 4
+    assert_same(run(recipe, tmp_path / "other"), alone, RECIPE)
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "optimizer"),
+    [
+        ("ddp on 2", "fsdp on 4", {"optim__ema": 0.9}),
+        ("fsdp on 4", "ddp on 2", {"optim__ema": 0.9}),
+        ("fsdp on 2", "alone", {"optim__name": "schedule-free", "optim__schedule": "constant"}),
+        ("alone", "fsdp on 2", {"optim__name": "lion"}),
+        ("alone", "full", {"optim__name": "sophia-h"}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_checkpoint_fits_every_way(
+    first: str, then: str, optimizer: dict[str, Any], run: Run, tmp_path: Path
+) -> None:
+    recipe = RECIPE
+    for path, value in {"optim__schedule": "constant", **optimizer}.items():
+        recipe = changed(recipe, **{path: value})
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run(recipe, whole)
+    parts.mkdir()
+    (parts / STOP_FILE).touch()
+    run(changed(recipe, **WAYS[first]), parts)
+    (parts / STOP_FILE).unlink()
+    run(changed(recipe, **WAYS[then]), parts)
+    assert_same(parts, whole, recipe)
