@@ -23,7 +23,7 @@ import torch
 from data_pipelines.clips import micro_batches
 from headrace.cli import RECIPE_FILE, RunOptions, parse
 from headrace.cluster.launch import ray_cluster, see_through
-from headrace.cluster.trainer import build_trainer, check_room, plan_of, resources_for, spare_cpus
+from headrace.cluster.trainer import build_trainer, check_room, fit, plan_of, resources_for, spare_cpus
 from headrace.errors import RunError, UserError, exit_with_sentence
 from headrace.observe.report import write_report
 from headrace.observe.watch import recorded_bytes, watch
@@ -56,10 +56,10 @@ def main(arguments: Sequence[str]) -> int:
         read_progress(newest_checkpoint(run)).check_same_samples(manifest.digest, plan.fingerprint())
         last = recipe.train.micro_batches
         stream = partial(micro_batches, ray.put(manifest), plan, last=last, pool=pool, ranks=workers)
-        trainer = build_trainer(recipe, manifest, plan, run, stream, resources)
+        trainer = partial(build_trainer, recipe, manifest, plan, run, stream, resources)
         since = recorded_bytes(run)
         outcome = see_through(
-            trainer.fit,
+            partial(fit, trainer, recipe.train.restarts),
             run,
             recipe.train.steps,
             partial(watch, run, recipe=asdict(recipe), use_wandb=options.wandb == "auto", since=since),

@@ -9,12 +9,14 @@ TorchTrainer
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.exceptions import RayActorError
+from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from headrace.cluster.ingest import STREAM, ResumableStream, RoundRobin, StreamBuilder
@@ -187,6 +189,25 @@ def build_trainer(
             failure_config=FailureConfig(max_failures=recipe.train.restarts),
         ),
     )
+
+
+def fit(build: Callable[[], TorchTrainer], restarts: int) -> None:
+    """Train to the end. A worker that is lost while the workers start is another start, too.
+
+    Ray starts the workers again only when one was lost while it trained; in the seconds before that, it gives up.
+
+    Args:
+        build: returns a trainer that goes on from the run's newest checkpoint.
+        restarts: how often at most.
+    """
+    for left in range(restarts, -1, -1):
+        try:
+            build().fit()
+        except ControllerError as error:
+            if not isinstance(error.controller_failure, RayActorError) or left == 0:
+                raise
+        else:
+            return
 
 
 def _work(recipe: Recipe, run: Path, manifest_digest: str, sequence: str) -> None:
