@@ -69,6 +69,7 @@ i.faint { color: var(--faint); } i.compute { color: var(--compute); } i.wait { c
 .line { stroke-width: 2; stroke-linejoin: round; } .line.faint { stroke-width: 1; }
 .line.dashed { stroke-dasharray: 5 4; stroke-width: 1.5; } .small .line { stroke-width: 1.5; }
 .line.main, .dot.main { stroke: var(--main); } .line.second, .dot.second { stroke: var(--second); }
+.line.wait, .dot.wait { stroke: var(--wait); }
 .line.third, .dot.third { stroke: var(--third); } .line.faint, .dot.faint { stroke: var(--faint); }
 .plot path.area.compute { fill: var(--compute); } .plot path.area.wait { fill: var(--wait); }
 .bar { stroke-width: 8; } .bar.compute { stroke: var(--compute); } .bar.wait { stroke: var(--wait); }

@@ -81,8 +81,10 @@ def _queue_charts(history: History, extent: tuple[int, int]) -> str:
         return ""
     return _group(
         "two",
-        _small("Micro-batches ready for the next step", steps, _column(history, "queue"), extent),
-        _small("Decoded and not yet consumed", steps, in_flight, extent, "MB"),
+        replace(
+            _small("Micro-batches ready for the next step", steps, _column(history, "queue"), extent), from_zero=True
+        ),
+        replace(_small("Decoded and not yet consumed", steps, in_flight, extent, "MB"), from_zero=True),
     )
 
 
