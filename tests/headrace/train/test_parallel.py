@@ -143,7 +143,11 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+SHORT = ("ddp on 2", "fsdp on 2, full")
+"""Ways that are tried each time; `make test-all` tries all."""
+
+
+@pytest.mark.parametrize("way", [way if way in SHORT else pytest.param(way, marks=pytest.mark.slow) for way in WAYS])
 def test_all_ways_are_one_worker_that_accumulates(way: str, run: Run, tmp_path: Path) -> None:
     alone = run(RECIPE, tmp_path / "alone")
     recipe = changed(RECIPE, **WAYS[way])
@@ -155,10 +159,10 @@ def test_all_ways_are_one_worker_that_accumulates(way: str, run: Run, tmp_path: 
     ("first", "then", "optimizer"),
     [
         ("ddp on 2", "fsdp on 4", {"optim__ema": 0.9}),
-        ("fsdp on 4", "ddp on 2", {"optim__ema": 0.9}),
+        pytest.param("fsdp on 4", "ddp on 2", {"optim__ema": 0.9}, marks=pytest.mark.slow),
         ("fsdp on 2", "alone", {"optim__name": "schedule-free", "optim__schedule": "constant"}),
-        ("alone", "fsdp on 2", {"optim__name": "lion"}),
-        ("alone", "full", {"optim__name": "sophia-h"}),
+        pytest.param("alone", "fsdp on 2", {"optim__name": "lion"}, marks=pytest.mark.slow),
+        pytest.param("alone", "full", {"optim__name": "sophia-h"}, marks=pytest.mark.slow),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
