@@ -30,7 +30,7 @@ from headrace.recipe import Recipe, replace_at
 from headrace.train.feed import Feed
 from headrace.train.find import RangeTest, largest_that_runs, range_test
 from headrace.train.loop import build_trainable
-from headrace.train.session import LocalSession
+from headrace.train.session import LocalSession, local_device
 from headrace.train.step_cost import measure_steps
 from jobs.recipes import DEFAULT, RECIPES
 from jobs.sources import open_sources
@@ -100,7 +100,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def find_lr(recipe: Recipe, options: LrOptions) -> int:
     """Let the learning rate grow while training, plot the loss, suggest a rate."""
-    device = _device(recipe)
+    device = local_device(recipe.train.device)
     manifest = open_sources(recipe.data).split().training
     plan = plan_of(recipe, manifest)
     torch.set_num_threads(recipe.train.threads)
@@ -130,7 +130,7 @@ def verdict(found: RangeTest) -> str:
 
 def find_batch(recipe: Recipe, options: BatchOptions) -> int:
     """Run steps with larger and larger micro-batches until one does not fit."""
-    device = _device(recipe)
+    device = local_device(recipe.train.device)
     if device.type == "cpu":
         if options.limit_gigabytes is None:
             raise UserError(
@@ -164,13 +164,6 @@ def _try(recipe: Recipe, device: torch.device, micro_batch: int) -> None:
 def _limit(gigabytes: float) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (int(gigabytes * 1e9), hard))
-
-
-def _device(recipe: Recipe) -> torch.device:
-    asked, found = recipe.train.device, torch.cuda.is_available()
-    if asked == "cuda" and not found:
-        raise UserError("--train.device cuda is asked for, but there is no GPU here: run this where there is one")
-    return torch.device("cuda" if found and asked != "cpu" else "cpu")
 
 
 def run() -> None:

@@ -33,6 +33,7 @@ from headrace.observe.advice import LITTLE_WAIT
 from headrace.observe.figures import figure, milliseconds, percent, plural
 from headrace.observe.needs import Machine, Needs
 from headrace.recipe import Recipe
+from headrace.train.session import local_device
 from headrace.train.step_cost import StepCost, measure_steps
 from jobs.recipes import DEFAULT, RECIPES
 from jobs.sources import Bar, cores, open_sources
@@ -97,7 +98,7 @@ def main(arguments: Sequence[str]) -> int:
     with torch.device("meta"):
         recipe.model.build(recipe.augment.height, recipe.augment.width)
     manifest = open_sources(recipe.data).split().training
-    device = _device(recipe)
+    device = local_device(recipe.train.device)
     rows = draw_rows(manifest, options.clips).tolist()
     with Bar("decoding") as bar:
         costs = _measure(manifest, recipe.data, rows, bar)
@@ -126,13 +127,6 @@ def _parse(arguments: Sequence[str]) -> tuple[Recipe, Options]:
     options, rest = tyro.cli(Options, prog="plan.py", args=list(arguments), return_unknown_args=True, add_help=False)
     recipe, _ = parse(rest, RECIPES, DEFAULT, "plan.py", "Say what a recipe takes.")
     return recipe, options
-
-
-def _device(recipe: Recipe) -> torch.device:
-    asked, found = recipe.train.device, torch.cuda.is_available()
-    if asked == "cuda" and not found:
-        raise UserError("--train.device cuda is to be measured, but there is no GPU here: run this where there is one")
-    return torch.device("cuda" if found and asked != "cpu" else "cpu")
 
 
 def _measure(manifest: Manifest, data: DataConfig, rows: list[int], bar: Callable[[int, int], None]) -> list[ClipCost]:

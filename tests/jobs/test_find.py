@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import nn
 
 from headrace.errors import RunError, UserError
 from headrace.observe.range_chart import write_range_chart
+from headrace.optim import OptimConfig
 from headrace.train.find import RangeTest, largest_that_runs, range_test
 from headrace.train.loop import build_trainable
 from headrace.train.step_cost import noise_feed
@@ -66,6 +68,16 @@ def test_the_range_test_leaves_no_trace() -> None:
     assert found.rates == pytest.approx(1e-5 * 10 ** (np.arange(21) / 5))
     assert all(torch.equal(value, before[name]) for name, value in trainable.objective.state_dict().items())
     assert not trainable.optimizer.state_dict()["state"]
+
+
+@pytest.mark.parametrize("name", ["adamw", "schedule-free", "lion", "sophia-h"])
+def test_any_optimizer_at_any_rate(name: str) -> None:
+    schedule = "constant" if name == "schedule-free" else "wsd"
+    recipe = replace(TINY, optim=OptimConfig(name=name, schedule=schedule, warmup_steps=2))  # type: ignore[arg-type]
+    trainable = build_trainable(recipe, torch.device("cpu"))
+    with noise_feed(recipe, torch.device("cpu")) as feed:
+        found = range_test(trainable, feed, recipe, 1e-9, 1e-7, 10)
+    assert len(found.rates) == 10
 
 
 def test_the_edge_of_a_bowl_is_found() -> None:

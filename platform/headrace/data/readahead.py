@@ -147,7 +147,7 @@ class ReadAhead:
 
     def _fetch(self, wanted: Wanted) -> BinaryIO:
         file = wanted.open(self._cache)
-        if wanted.ranges and isinstance(file, PiecewiseFile) and is_remote(wanted.where.location):
+        if wanted.ranges and isinstance(file, PiecewiseFile):
             file.hold(wanted.ranges)
         return file
 

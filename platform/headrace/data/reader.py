@@ -67,9 +67,8 @@ class Plan:
         within = np.arange(self.micro_batch)
         positions = np.concatenate([self.echo.strip(number) * self.micro_batch + within for number in numbers])
         ages = np.repeat([self.echo.age(number) for number in numbers], self.micro_batch)
-        rows, looks = self.order.rows(positions), zip(positions.tolist(), ages.tolist(), strict=True)
-        seeds = [self.order.seed_of(position, str(age)) for position, age in looks]
-        sequence = np.stack([rows, seeds])[:, :FINGERPRINT_POSITIONS].astype("<i8")
+        seeds = [self.order.seed_of(position, "") for position in positions.tolist()]
+        sequence = np.stack([self.order.rows(positions), ages, seeds])[:, :FINGERPRINT_POSITIONS].astype("<i8")
         return hashlib.sha256(sequence.tobytes()).hexdigest()[:16]
 
 

@@ -48,4 +48,5 @@ class Block(nn.Module):
 
 def _branch(width: int, drop_path: float, layer_scale: float | None) -> nn.Sequential:
     scale = [] if layer_scale is None else [LayerScale(width, layer_scale)]
-    return nn.Sequential(*scale, DropPath(drop_path))
+    drop = [DropPath(drop_path)] if drop_path else []
+    return nn.Sequential(*scale, *drop)

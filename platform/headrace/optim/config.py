@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from headrace.errors import UserError, did_you_mean
@@ -97,7 +97,8 @@ class OptimConfig:
             value = getattr(self, name)
             require(math.isfinite(value) and value >= 0, name, value, "must be 0 or more")
         require(self.lr > 0, "lr", self.lr, "must be above 0")
-        require(self.min_lr <= self.lr, "min_lr", self.min_lr, f"must be at most lr, {self.lr}")
+        if self.schedule != "constant":
+            require(self.min_lr <= self.lr, "min_lr", self.min_lr, f"must be at most lr, {self.lr}")
         require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "must be 0 or more")
         require(0 < self.decay_share <= 1, "decay_share", self.decay_share, "must be above 0 and at most 1")
         betas = self.averages
@@ -117,6 +118,11 @@ class OptimConfig:
     def averages(self) -> tuple[float, float]:
         """The betas, the optimizer's own where none were given."""
         return BETAS[self.name] if self.betas is None else self.betas
+
+    def at(self, rate: float) -> OptimConfig:
+        """Return the same optimizer at one learning rate throughout."""
+        plain = {name: getattr(OptimConfig, name) for name in ("min_lr", "decay_share", "warmup_steps")}
+        return replace(self, lr=rate, schedule="constant", **plain)
 
     def check_steps(self, steps: int) -> None:
         """Raise a UserError if a run of this many steps has no room for the warm-up."""

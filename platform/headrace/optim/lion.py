@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -31,12 +31,8 @@ class Lion(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take a step. A parameter without a gradient stays."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Take a step. A parameter without a gradient stays. There is no use for a closure."""
         for group in self.param_groups:
             moved = [p for p in group["params"] if p.grad is not None]
             if not moved:
@@ -52,4 +48,3 @@ class Lion(torch.optim.Optimizer):
             torch._foreach_mul_(moved, 1 - group["lr"] * group["weight_decay"])
             torch._foreach_add_(moved, direction, alpha=-group["lr"])
             torch._foreach_lerp_(averages, gradients, 1 - beta2)
-        return loss

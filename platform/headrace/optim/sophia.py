@@ -11,7 +11,7 @@ The authors' own repository holds only their other estimator, Sophia-G.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -58,12 +58,8 @@ class SophiaH(torch.optim.Optimizer):
                 torch._foreach_lerp_(averages, [found[p] for p in known], 1 - group["betas"][1])
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take a step. A parameter without a gradient stays."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Take a step. A parameter without a gradient stays. There is no use for a closure."""
         for group in self.param_groups:
             moved = [p for p in group["params"] if p.grad is not None]
             if not moved:
@@ -77,7 +73,6 @@ class SophiaH(torch.optim.Optimizer):
             torch._foreach_clamp_max_(move, 1.0)
             torch._foreach_mul_(moved, 1 - group["lr"] * group["weight_decay"])
             torch._foreach_add_(moved, move, alpha=-group["lr"])
-        return loss
 
     def _state(self, p: Tensor) -> dict[str, Tensor]:
         state: dict[str, Tensor] = self.state[p]

@@ -93,9 +93,9 @@ def load_model(checkpoint: Path, model: nn.Module) -> None:
     Raises:
         UserError: the checkpoint belongs to another model.
     """
-    weights = model.state_dict()
+    weights, saved = model.state_dict(), _names(checkpoint)
     state: dict[str, Any] = {"model": weights}
-    averaged = [name for name in weights if f"ema.average.{name}" in _names(checkpoint)]
+    averaged = [name for name in weights if f"ema.average.{name}" in saved]
     if averaged:
         state["ema"] = {"average": {name: torch.empty_like(weights[name], dtype=torch.float32) for name in averaged}}
     try:

@@ -76,8 +76,7 @@ def range_test(
     average, train = 0.0, replace(recipe.train, steps=steps)
     with _restored(trainable):
         for step, rate in enumerate(grid.tolist()):
-            optim = replace(recipe.optim, lr=rate, schedule="constant", warmup_steps=0, min_lr=1e-6, decay_share=0.2)
-            result = train_step(trainable, feed, step, (recipe.seed, 0), train, optim)
+            result = train_step(trainable, feed, step, (recipe.seed, 0), train, recipe.optim.at(rate))
             loss = float(result.loss)
             if not math.isfinite(loss):
                 break

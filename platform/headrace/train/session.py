@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 
@@ -16,6 +16,19 @@ from headrace.batch import BatchStream
 from headrace.data.echo import unfold
 from headrace.data.manifest import Manifest
 from headrace.data.reader import BatchReader, Plan
+from headrace.errors import UserError
+
+
+def local_device(asked: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """Return the device of a worker in this process.
+
+    Raises:
+        UserError: a GPU is asked for, and there is none.
+    """
+    found = torch.cuda.is_available()
+    if asked == "cuda" and not found:
+        raise UserError("--train.device cuda is asked for, but there is no GPU here: run this where there is one")
+    return torch.device("cuda" if found and asked != "cpu" else "cpu")
 
 
 class Session(Protocol):

@@ -69,9 +69,10 @@ def train_step(
     """
     start = time.perf_counter()
     torch.manual_seed(keyed.seed("step", *seed, step))
-    set_schedule(trainable.optimizer, step, train.steps, optim)
     losses, extras, batches = [], [], []
-    curvature_due = isinstance(trainable.optimizer, SophiaH) and step % optim.sophia.every == 0
+    optimizer = trainable.optimizer
+    set_schedule(optimizer, step, train.steps, optim)
+    sophia = optimizer if isinstance(optimizer, SophiaH) and step % optim.sophia.every == 0 else None
     wait, ready, age = 0.0, 0, 0.0
 
     # 1. Forward and backward over the micro-batches; ranks talk only in the last one.
@@ -88,15 +89,15 @@ def train_step(
             (loss / train.accumulate).backward()
         losses.append(loss.detach())
         extras.append(extra)
-        if curvature_due and micro == 0:
+        if sophia is not None and micro == 0:
             first = batch
 
     # 2. Clip and step. Sophia-H looks at the curvature now and then, on the first of the micro-batches.
-    if curvature_due:
-        estimate_curvature(trainable, first, keyed.seed("step", *seed, step), train.precision)
+    if sophia is not None:
+        estimate_curvature(trainable.objective, sophia, first, keyed.seed("step", *seed, step), train.precision)
     grad_norm = clip_gradients(trainable.objective, optim)
-    trainable.optimizer.step()
-    trainable.optimizer.zero_grad(set_to_none=True)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
 
     # 3. What follows a step; a JEPA's target moves here.
     trainable.objective.after_step(step, train.steps)

@@ -212,6 +212,17 @@ def test_compiled_networks_compute_the_same(backend: str) -> None:
     assert eager.state_dict().keys() == compiled.state_dict().keys(), "checkpoints fit both"
 
 
+def test_many_blocks_that_drop_at_rates_of_their_own_are_compiled_once() -> None:
+    """Compiled apart, they would exceed what torch.compile allows, and training would end."""
+    torch._dynamo.reset()
+    model = build(HJepaConfig(**{**TINY.__dict__, "depth": 12, "drop_path": 0.2}))
+    for block in model.blocks():
+        block.compile(backend="eager", fullgraph=True)
+    model(noise())[0].backward()
+    with torch.compiler.set_stance("fail_on_recompile"):
+        model(noise(start=1))[0].backward()
+
+
 def test_shapes_never_change_so_nothing_recompiles() -> None:
     torch._dynamo.reset()
     model = build(HJepaConfig(**{**TINY.__dict__, "depth": 1}))

@@ -104,14 +104,9 @@ def run(ranks: list[Connection], manifest: Manifest) -> Run:
     return run
 
 
-def losses(folder: Path) -> list[float]:
+def measured(folder: Path, name: str) -> list[float]:
     records = read_records(folder / "metrics.jsonl")
-    return [record["loss"] for record in records if record["kind"] == "step"]  # type: ignore[misc]
-
-
-def gradients(folder: Path) -> list[float]:
-    records = read_records(folder / "metrics.jsonl")
-    return [record["grad_norm"] for record in records if record["kind"] == "step"]  # type: ignore[misc]
+    return [record[name] for record in records if record["kind"] == "step"]  # type: ignore[literal-required]
 
 
 def weights(recipe: Recipe, folder: Path) -> dict[str, Tensor]:
@@ -123,8 +118,8 @@ def weights(recipe: Recipe, folder: Path) -> dict[str, Tensor]:
 
 
 def assert_same(one: Path, other: Path, recipe: Recipe) -> None:
-    assert losses(one) == pytest.approx(losses(other), rel=1e-5)
-    assert gradients(one) == pytest.approx(gradients(other), rel=1e-4)
+    assert measured(one, "loss") == pytest.approx(measured(other, "loss"), rel=1e-5)
+    assert measured(one, "grad_norm") == pytest.approx(measured(other, "grad_norm"), rel=1e-4)
     left, right = weights(recipe, one), weights(recipe, other)
     for name in left:
         torch.testing.assert_close(
