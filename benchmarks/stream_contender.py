@@ -169,7 +169,7 @@ def _started(contender: Contender, what: str, settings: dict[str, Any]) -> Itera
         process = subprocess.Popen(
             [contender.python, "-m", __name__, what, module, str(writing), json.dumps(settings)],
             pass_fds=[writing],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # closed when the contender has been looked at and may leave
             stdout=said,  # what libraries print is no part of a report
             stderr=said,
             cwd=_ROOT,
@@ -183,11 +183,13 @@ def _started(contender: Contender, what: str, settings: dict[str, Any]) -> Itera
             yield process, iter(marks), said
         finally:
             alarm.cancel()
+            assert process.stdin is not None
+            process.stdin.close()
             _end(process)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Let the process, which was told to stop, take leave; then end what is left of it and of its children."""
+    """Let the process, which may leave now, do so; then end what is left of it and of its children."""
     family = _family(process.pid)  # while it is there to tell who descends from it
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_GRACE_SECONDS)
@@ -288,6 +290,7 @@ def serve() -> None:
             if keep is not None and pixels is not None:
                 np.savez(keep / f"{number}.npz", pixels=pixels, samples=samples)
             number += 1
+        sys.stdin.read()  # its workers must be there until their CPU time was read
         stream.close()
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from headrace.batch import BatchStream
 from headrace.cluster.blocks import StripNumbers, from_row, to_row
-from headrace.cluster.context import died_before, stream_context
+from headrace.cluster.context import HOLD_NONE, died_before, stream_context
 from headrace.data.config import PoolSize
 from headrace.data.echo import unfold
 from headrace.data.manifest import Manifest
@@ -76,5 +76,5 @@ def micro_batches(
 
 def batches(dataset: ray.data.Dataset) -> BatchStream:
     """Iterate over a stream's micro-batches in this process."""
-    blocks = dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2)
+    blocks = dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=HOLD_NONE)
     return unfold(map(from_row, blocks), stride=1)

@@ -1,7 +1,7 @@
 """headrace's stream as `jobs/train.py` builds it: `data_pipelines/clips.py` on an embedded Ray, two decode actors.
 
-Its own defaults, a full shuffle among them; the times of the frames are the middles of equal parts of the clip, as in
-evaluation, so that they are those of all others.
+Its own defaults, but for two: no shuffle, so that its first batch holds the clips of all others' first batch; and the
+times of the frames are the middles of equal parts of the clip, as in evaluation, so that they are those of all others.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def batches(task: Task) -> Batches:
     manifest = Manifest.load(source_of(corpus))
     assert manifest is not None
     data = DataConfig(height=SIZE, width=SIZE, sampling=SamplingConfig(frames=corpus.frames))
-    plan = Plan(Order(len(manifest), 0), data, task.batch, training=False)
+    plan = Plan(Order(len(manifest), 0, shuffle="none"), data, task.batch, training=False)
     yield "ray starts"
     with ray_cluster(cpus=task.workers, dashboard=False):
         yield "ray is up"

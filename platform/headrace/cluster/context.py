@@ -8,6 +8,10 @@ import ray
 import ray.data
 from ray.data import ExecutionResources
 
+HOLD_NONE = 0
+"""How many blocks Ray's iterators hold back: with n, each is only given out once the n that follow it are decoded. A
+thread of Ray's fetches blocks while the consumer is busy in any case."""
+
 
 def quiet_context() -> ray.data.DataContext:
     """Return Ray Data's context of this process, with its own displays off: headrace has one of its own."""

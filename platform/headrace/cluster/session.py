@@ -11,6 +11,7 @@ from ray.train import Checkpoint, CheckpointUploadMode
 
 from headrace.batch import BatchStream
 from headrace.cluster.blocks import from_row
+from headrace.cluster.context import HOLD_NONE
 from headrace.cluster.ingest import STREAM
 from headrace.cluster.pool import cluster_cores
 from headrace.data.echo import unfold
@@ -37,7 +38,7 @@ class RaySession:
         """Return this rank's share of the stream, which `ResumableStream` built to start at `first`."""
         del first  # both read it from the newest checkpoint; the feed checks what comes
         shard = ray.train.get_dataset_shard(STREAM)
-        blocks = shard.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1)
+        blocks = shard.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=HOLD_NONE)
         return unfold(map(from_row, blocks), self.world_size)
 
     def committed(self, checkpoint: Path, step: int, loss: float) -> None:
