@@ -25,7 +25,12 @@ from headrace.cli import RECIPE_FILE, RunOptions, parse
 from headrace.cluster.launch import ray_cluster, see_through
 from headrace.cluster.trainer import build_trainer, check_room, fit, plan_of, resources_for, spare_cpus
 from headrace.errors import RunError, UserError, exit_with_sentence
+from headrace.observe.environment import write_environment
+from headrace.observe.mirror import Mirror
+from headrace.observe.prometheus_log import PrometheusLog
 from headrace.observe.report import write_report
+from headrace.observe.tensorboard_log import TensorBoardLog
+from headrace.observe.wandb_log import WandbLog
 from headrace.observe.watch import recorded_bytes, watch
 from headrace.recipe import Recipe, replace_at, save_recipe
 from headrace.train.progress import newest_checkpoint, read_progress
@@ -62,13 +67,24 @@ def main(arguments: Sequence[str]) -> int:
             partial(fit, trainer, recipe.train.restarts),
             run,
             recipe.train.steps,
-            partial(watch, run, recipe=asdict(recipe), use_wandb=options.wandb == "auto", since=since),
+            partial(watch, run, recipe=asdict(recipe), mirrors=_mirrors(run, recipe, options), since=since),
         )
     report = write_report(run)
     print(f"report: {report}")
     if outcome.outcome == "failed":
         raise RunError(f"{outcome.message} (go on with --resume {run})")
     return 0
+
+
+def _mirrors(run: Path, recipe: Recipe, options: RunOptions) -> list[Mirror]:
+    """Return where the run is to be seen beside its own folder."""
+    settings = asdict(recipe)
+    mirrors: list[Mirror] = [PrometheusLog(run)]
+    if options.wandb == "auto":
+        mirrors.append(WandbLog(run, settings))
+    if options.tensorboard:
+        mirrors.append(TensorBoardLog(run, settings))
+    return mirrors
 
 
 def _open_run(recipe: Recipe, options: RunOptions) -> Path:
@@ -84,6 +100,7 @@ def _open_run(recipe: Recipe, options: RunOptions) -> Path:
     run = run.absolute()
     run.mkdir(parents=True, exist_ok=True)
     save_recipe(recipe, run / RECIPE_FILE)
+    write_environment(run)
     return run
 
 

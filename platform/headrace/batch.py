@@ -8,6 +8,7 @@
     sample     [B] int64                   -                            rows of the manifest
     valid      [B] bool                    -                            False: could not be decoded (evaluation)
 
+    keys       of the samples, as the manifest names them; empty where nobody gave them names
     number     which micro-batch of the run this is; its samples stand at the positions
                number * B ... number * B + B - 1 of the order
     failures   samples that could not be decoded and were replaced
@@ -71,6 +72,7 @@ class Batch:
     seconds: NDArray[np.float64]
     sample: NDArray[np.int64]
     valid: NDArray[np.bool_]
+    keys: tuple[str, ...] = ()
     failures: tuple[Failure, ...] = ()
     cost: DecodeCost = field(default_factory=lambda: DecodeCost("", 0.0, 0.0))
 
@@ -109,7 +111,7 @@ class Strip:
         pixels: [B, R, T, H, W, C] uint8, C-contiguous.
         seed: [B, R] int64.
         seconds: [B, R, T] float64.
-        label, sample, valid, failures, cost: as of a `Batch`.
+        label, sample, valid, keys, failures, cost: as of a `Batch`.
     """
 
     numbers: NDArray[np.int64]
@@ -119,6 +121,7 @@ class Strip:
     seconds: NDArray[np.float64]
     sample: NDArray[np.int64]
     valid: NDArray[np.bool_]
+    keys: tuple[str, ...] = ()
     failures: tuple[Failure, ...] = ()
     cost: DecodeCost = field(default_factory=lambda: DecodeCost("", 0.0, 0.0))
 
@@ -137,6 +140,7 @@ class Strip:
                 seconds=self.seconds[:, at],
                 sample=self.sample,
                 valid=self.valid,
+                keys=self.keys,
                 failures=() if at else self.failures,
                 cost=cost,
             )

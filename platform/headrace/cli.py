@@ -41,6 +41,9 @@ class RunOptions:
     wandb: Literal["auto", "off"] = "auto"
     """Weights & Biases: auto is online where a key is, offline elsewhere, and obeys WANDB_MODE."""
 
+    tensorboard: bool = False
+    """Write event files for TensorBoard, too."""
+
 
 def parse(
     arguments: Sequence[str], recipes: Recipes, default: str, program: str, description: str

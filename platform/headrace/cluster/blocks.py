@@ -27,7 +27,8 @@ NUMBERS_PER_TASK = 1 << 16
 def to_row(strip: Strip) -> dict[str, NDArray[Any]]:
     """Return a strip as the columns of a block of one row."""
     row: dict[str, NDArray[Any]] = {name: getattr(strip, name)[None] for name in _ARRAYS}
-    notes = {"failures": [asdict(failure) for failure in strip.failures], "cost": asdict(strip.cost)}
+    failures = [asdict(failure) for failure in strip.failures]
+    notes = {"keys": strip.keys, "failures": failures, "cost": asdict(strip.cost)}
     return {"notes": np.array([json.dumps(notes)]), **row}
 
 
@@ -35,6 +36,7 @@ def from_row(row: dict[str, NDArray[Any]]) -> Strip:
     """Return the strip of a block of one row, as views of the block's memory."""
     notes = json.loads(str(row["notes"][0]))
     return Strip(
+        keys=tuple(notes["keys"]),
         failures=tuple(Failure(**failure) for failure in notes["failures"]),
         cost=DecodeCost(**notes["cost"]),
         **{name: np.asarray(row[name][0]) for name in _ARRAYS},

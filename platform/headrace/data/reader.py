@@ -174,6 +174,7 @@ class BatchReader:
             seconds=seconds,
             sample=rows,
             valid=valid,
+            keys=tuple(self.manifest.key(row) for row in rows.tolist()),
             failures=tuple(failures),
             cost=DecodeCost(self.actor, time.thread_time() - cpu, time.perf_counter() - wall, time.time()),
         )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 from rich import box
@@ -34,7 +34,7 @@ from headrace.observe.figures import (
 )
 from headrace.observe.history import History
 from headrace.observe.pace import advice_now, recent, seconds_left
-from headrace.observe.plain import PlainConsole, workers_on
+from headrace.observe.plain import PlainConsole, compiled_again_text, mfu_text, refused_step_text, workers_on
 from headrace.observe.pool import pool_text
 from headrace.observe.records import Record, StepRecord, number
 from headrace.observe.summary import outcome, summary_lines
@@ -73,7 +73,7 @@ class LiveConsole:
         self._live.start()
 
     def see(self, record: Record, history: History) -> None:
-        """Take in a record; a restart leaves a line above the panel."""
+        """Take in a record; what is out of the ordinary leaves a line above the panel."""
         if record["kind"] in ("start", "step", "restart", "end"):
             self._since = self._clock()
         if record["kind"] == "start":
@@ -84,17 +84,22 @@ class LiveConsole:
                 Text(f"restart {len(history.restarts)} from step {record['step']:,}: {reason}", "yellow")
             )
 
+        elif record["kind"] == "refused":
+            self._console.print(Text(refused_step_text(record), "yellow"))
+        elif record["kind"] == "step" and history.compiled_again(record):
+            self._console.print(Text(compiled_again_text(record, history), "yellow"))
+
     def tick(self, history: History) -> None:
         """Draw the panel."""
         quiet = self._clock() - self._since
         width = min(self._console.width, WIDEST)
         self._live.update(run_panel(self._name, self._waiting_for, history, quiet, width), refresh=True)
 
-    def close(self, history: History, where: str = "") -> None:
+    def close(self, history: History, where: Mapping[str, str] | None = None) -> None:
         """Take the panel down and print the summary."""
         self._live.stop()
         table = Table.grid(padding=(0, 2))
-        for label, text in summary_lines(history, where):
+        for label, text in summary_lines(history, where or {}):
             style = _OUTCOME_STYLE.get(label, "dim") if label == outcome(history) else "dim"
             table.add_row(Text(label, style), Text(text, overflow="fold"))
         self._console.print(table)
@@ -205,7 +210,7 @@ def _details(step: StepRecord, history: History, width: int) -> Table:
     )
     saved = f"step {history.checkpoints[-1]['step']:,}" if history.checkpoints else "none yet"
     left = [
-        ("speed", Text(f"{figure(balance.given)} clips/s")),
+        ("speed", Text(f"{figure(balance.given)} clips/s{mfu_text(step)}")),
         ("lr", Text(figure(number(step, "lr")))),
         ("gradient", _loss(number(step, "grad_norm"))),
         ("memory", Text(size(number(step, "memory_bytes")))),

@@ -13,7 +13,9 @@ from headrace.observe.records import (
     EndRecord,
     FailureRecord,
     PoolRecord,
+    ProfileRecord,
     Record,
+    RefusedRecord,
     RestartRecord,
     StartRecord,
     StepRecord,
@@ -23,6 +25,7 @@ from headrace.observe.records import (
 FAILURE_ROWS = 50
 POOL_ROWS = 1000
 LONGEST_RESTART_SECONDS = 600.0
+WARM_UP_STEPS = 5
 
 
 class History:
@@ -37,7 +40,9 @@ class History:
         first: the first of them, also when it is no longer held.
         checkpoints: every one that was written.
         pool: what was asked of the decode pool, and why; the newest POOL_ROWS.
+        refused: steps that were left out, of those that still count.
         failures: samples that failed, by reason; failure_rows: the first FAILURE_ROWS of them.
+        profile: the newest.
         end: None while it runs, and after it was cut off.
         elapsed_seconds: time under way, without the pauses between a stop and a resume. A pause without
             an end record counts if it was shorter than LONGEST_RESTART_SECONDS: nobody went on by hand.
@@ -51,8 +56,10 @@ class History:
         self.restarts: list[RestartRecord] = []
         self.checkpoints: list[CheckpointRecord] = []
         self.pool: deque[PoolRecord] = deque(maxlen=POOL_ROWS)
+        self.refused: list[RefusedRecord] = []
         self.failures: Counter[str] = Counter()
         self.failure_rows: list[FailureRecord] = []
+        self.profile: ProfileRecord | None = None
         self.end: EndRecord | None = None
         self.elapsed_seconds = 0.0
         self._failed: set[tuple[str, str]] = set()
@@ -74,6 +81,10 @@ class History:
             self._go_back_to(record["step"])
         elif record["kind"] == "failure":
             self._take_failure(record)
+        elif record["kind"] == "refused":
+            self.refused.append(record)
+        elif record["kind"] == "profile":
+            self.profile = record
         elif record["kind"] == "pool":
             self.pool.append(record)
         else:
@@ -120,6 +131,12 @@ class History:
         """Return the held steps without the first of each session, which compiles and fills the queues."""
         return [step for step in self.steps if not self.is_warm_up(step)] or list(self.steps)
 
+    def compiled_again(self, step: StepRecord) -> int:
+        """Return how many graphs were compiled so late in a session that something must have changed."""
+        began = self.start["step"] if self.start is not None else 0
+        late = self.in_session(step) and not self.is_warm_up(step) and step["step"] > began + WARM_UP_STEPS
+        return int(number(step, "compiles")) if late and number(step, "compiles") > 0 else 0
+
     def is_warm_up(self, step: StepRecord) -> bool:
         """Tell whether a step was the first of its session."""
         return step["step"] in self._warm_ups
@@ -159,6 +176,7 @@ class History:
     def _undo_after(self, step: int) -> None:
         while self.steps and self.steps[-1]["step"] > step:
             self._warm_ups.discard(self.steps.pop()["step"])
+        self.refused = [record for record in self.refused if record["step"] <= step]
         if self.first is not None and self.first["step"] > step:
             self.first = None
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TextIO
 
 from headrace.observe.figures import duration, figure, one_line, percent, plural, short_count
 from headrace.observe.history import History
 from headrace.observe.pace import advice_now, seconds_left
 from headrace.observe.pool import pool_text
-from headrace.observe.records import Record, StartRecord, StepRecord, number
+from headrace.observe.records import Record, RefusedRecord, StartRecord, StepRecord, number
 from headrace.observe.summary import summary_lines
 
 STEP_LINE_EVERY_SECONDS = 10.0
 ADVICE_EVERY_SECONDS = 60.0
 FAILURES_TOLD = 5
+KEYS_TOLD = 8
 
 
 class PlainConsole:
@@ -42,6 +44,8 @@ class PlainConsole:
             self._print(_start_line(record))
             self._told_step_at = -float("inf")
         elif record["kind"] == "step":
+            if history.compiled_again(record):
+                self._print(compiled_again_text(record, history))
             if self._clock() - self._told_step_at >= STEP_LINE_EVERY_SECONDS:
                 self._tell_step(record, history)
         elif record["kind"] == "checkpoint":
@@ -49,6 +53,8 @@ class PlainConsole:
         elif record["kind"] == "restart":
             reason = one_line(record.get("reason", ""))
             self._print(f"restart {len(history.restarts)} from step {record['step']:,}: {reason}")
+        elif record["kind"] == "refused":
+            self._print(refused_step_text(record))
         elif record["kind"] == "pool" and record["from"]:
             self._print(f"decoders {pool_text(record, '->')}")
         elif record["kind"] == "failure":
@@ -62,11 +68,11 @@ class PlainConsole:
     def tick(self, history: History) -> None:
         """Do nothing: a log has no clock."""
 
-    def close(self, history: History, where: str = "") -> None:
+    def close(self, history: History, where: Mapping[str, str] | None = None) -> None:
         """Print the last step and the summary."""
         if history.last and history.step != self._told_step:
             self._tell_step(history.last, history)
-        for label, text in summary_lines(history, where):
+        for label, text in summary_lines(history, where or {}):
             self._print(f"{label:<10}  {text}")
 
     def _tell_step(self, step: StepRecord, history: History) -> None:
@@ -81,6 +87,28 @@ class PlainConsole:
         encoding = self._file.encoding or "utf-8"
         line = f"{time.strftime('%H:%M:%S')}  {text}"
         print(line.encode(encoding, "backslashreplace").decode(encoding), file=self._file, flush=True)
+
+
+def refused_step_text(refused: RefusedRecord) -> str:
+    """Return what to say of a step that was left out: step 17 was left out: loss nan, gradient inf; samples a, b."""
+    keys = [one_line(key, 80) for key in refused.get("keys") or []]
+    more = f" and {len(keys) - KEYS_TOLD:,} more" if len(keys) > KEYS_TOLD else ""
+    return (
+        f"step {refused['step']:,} was left out: loss {figure(number(refused, 'loss'))}, gradient "
+        f"{figure(number(refused, 'grad_norm'))}; samples {', '.join(keys[:KEYS_TOLD]) or 'unknown'}{more}"
+    )
+
+
+def compiled_again_text(step: StepRecord, history: History) -> str:
+    """Return what to say where torch.compile compiled in the middle of a run."""
+    graphs = plural(history.compiled_again(step), "graph")
+    return f"torch.compile compiled {graphs} again by step {step['step']:,}: did the shape of batches change?"
+
+
+def mfu_text(step: StepRecord) -> str:
+    """Return the model FLOPs utilization as a further remark, or nothing where it is not known."""
+    mfu = number(step, "mfu")
+    return "" if math.isnan(mfu) else f", {percent(mfu)} MFU"
 
 
 def _start_line(start: StartRecord) -> str:
@@ -99,7 +127,7 @@ def _step_line(step: StepRecord, history: History) -> str:
         f"step {step['step']:,} of {step['steps']:,}",
         f"loss {figure(number(step, 'loss'))}",
         f"lr {figure(number(step, 'lr'))}",
-        f"{figure(number(step, 'clips_per_second'))} clips/s",
+        f"{figure(number(step, 'clips_per_second'))} clips/s{mfu_text(step)}",
         f"waiting {percent(number(step, 'wait_share'))}",
     ]
     if history.failed_samples:

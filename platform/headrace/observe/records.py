@@ -7,6 +7,9 @@
     checkpoint   when a checkpoint is complete                       where it lies
     restart      when a worker was lost and the run went on          from which step, why
     failure      when a sample first could not be decoded            which sample, why
+    refused      when a step was left out: its loss or gradient      which step, which samples
+                 was not finite, or spiked
+    profile      when the steps that were to be profiled are done    where the trace lies, what cost most
     pool         when the stream begins, and when the decode pool    how many decoders, why
                  is given another size
     end          last                                                how it ended
@@ -42,6 +45,8 @@ class StartRecord(TypedDict):
         step, position: completed steps and consumed samples; 0 unless the run goes on from a checkpoint.
         attempt: 0, then one more for each restart after a loss. A resume by hand begins at 0 again.
         parameters: of the model.
+        flops_per_clip: floating-point operations of the model, forward and backward; peak_flops: how many a second
+            each device can do at most, null where that is not known.
         world: versions by package, and under "cores" the CPU cores the decoders may use, where known.
     """
 
@@ -58,6 +63,8 @@ class StartRecord(TypedDict):
     position: int
     attempt: int
     parameters: int
+    flops_per_clip: int
+    peak_flops: float | None
     world: dict[str, Any]
 
 
@@ -76,6 +83,9 @@ class StepRecord(TypedDict):
             which they are consumed times their mean age then.
         failures: samples replaced so far; failure_share: of all samples so far.
         memory_bytes: the most that was allocated on a training device, or by the process on a CPU.
+        flops_per_second: model floating-point operations of each worker; mfu: their share of what its device could
+            do at most, null where that is not known.
+        compiles: of torch.compile since the record before, on rank 0.
         extra: the objective's own scalars.
     """
 
@@ -98,17 +108,22 @@ class StepRecord(TypedDict):
     failures: int
     failure_share: float | None
     memory_bytes: int | None
+    flops_per_second: float | None
+    mfu: float | None
+    compiles: int
     extra: dict[str, float | None]
 
 
 class CheckpointRecord(TypedDict):
-    """A checkpoint is complete. `path` is relative to the run's folder, `seconds` what it took."""
+    """A checkpoint is complete. `path` is relative to the run's folder, `seconds` what it took, `blocked_seconds` the
+    part of it in which nobody trained."""
 
     kind: Literal["checkpoint"]
     time: float
     step: int
     path: str
     seconds: float
+    blocked_seconds: float
 
 
 class RestartRecord(TypedDict):
@@ -130,6 +145,28 @@ class FailureRecord(TypedDict):
     shard: str
     reason: str
     message: str
+
+
+class RefusedRecord(TypedDict):
+    """An optimizer step that was left out. `keys` are the samples that it would have learnt from."""
+
+    kind: Literal["refused"]
+    time: float
+    step: int
+    loss: float | None
+    grad_norm: float | None
+    keys: list[str]
+
+
+class ProfileRecord(TypedDict):
+    """Steps up to `step` were profiled. `path` of the trace is relative to the run's folder; `kernels` are the
+    costliest, each with its name, calls, seconds by itself and share of all."""
+
+    kind: Literal["profile"]
+    time: float
+    step: int
+    path: str
+    kernels: list[dict[str, Any]]
 
 
 PoolRecord = TypedDict(
@@ -162,7 +199,8 @@ class EndRecord(TypedDict):
 
 
 Record: TypeAlias = (
-    "StartRecord | StepRecord | CheckpointRecord | RestartRecord | FailureRecord | PoolRecord | EndRecord"
+    "StartRecord | StepRecord | CheckpointRecord | RestartRecord | FailureRecord | RefusedRecord | PoolRecord"
+    " | ProfileRecord | EndRecord"
 )
 
 LARGEST = 1e100  # a number beyond is as good as infinite; below it, sums and ranges stay finite
@@ -174,6 +212,8 @@ _REQUIRED_NUMBERS: dict[str, tuple[str, ...]] = {
     "checkpoint": ("time", "step"),
     "restart": ("time", "step"),
     "failure": ("time",),
+    "refused": ("time", "step"),
+    "profile": ("time", "step"),
     "pool": ("time", "from", "to", "needed", "least", "most", "cores"),
     "end": ("time", "step"),
 }

@@ -3,8 +3,9 @@
     header         what was trained, how it ended, the key figures
     feeding        what limited the run, and what would help
     learning       loss, learning rate, gradient, and the objective's own curves
+    profile        what the profiled steps spent their time on
     failures       samples that could not be decoded
-    events         restarts, resumes, changes of the decode pool, and checkpoints
+    events         restarts, resumes, steps left out, changes of the decode pool, and checkpoints
     reproducing    the commands to go on and to evaluate, the recipe, the versions
 
 All text from outside (names of samples, error messages, the recipe) is escaped.
@@ -13,7 +14,9 @@ All text from outside (names of samples, error messages, the recipe) is escaped.
 from __future__ import annotations
 
 import json
+import math
 import shlex
+import statistics
 import time
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -22,9 +25,10 @@ from typing import Any
 
 from headrace.errors import UserError
 from headrace.observe.advice import LITTLE_WAIT, MUCH_WAIT, Advice, Feeding, feeding_advice
-from headrace.observe.figures import duration, figure, one_line, percent, plural, short_count, whole
+from headrace.observe.figures import duration, figure, milliseconds, one_line, percent, plural, short_count, whole
 from headrace.observe.history import FAILURE_ROWS, History
 from headrace.observe.page import page_html
+from headrace.observe.plain import compiled_again_text, refused_step_text
 from headrace.observe.pool import pool_changes, pool_text
 from headrace.observe.records import METRICS_FILE, Follower, number
 from headrace.observe.redact import redacted
@@ -58,6 +62,7 @@ def write_report(run: Path) -> Path:
         _figures(history, advice.feeding),
         _feeding(history, advice),
         _learning(history),
+        _profile(history),
         _failures(history),
         _events(history),
         _going_on(run, history),
@@ -120,7 +125,7 @@ def _figures(history: History, balance: Feeding) -> str:
         ("Waiting for data", percent(balance.wait_share), "of each step", _rating(balance.wait_share)),
         ("Time", duration(history.elapsed_seconds), restarts, ""),
         ("Steps", whole(history.step), f"{batch:,.0f} samples each" if batch > 0 else "", ""),
-        ("Samples seen", whole(samples), "", ""),
+        ("Samples seen", whole(samples), _arithmetic(history), ""),
         (
             "Failed samples",
             whole(failed),
@@ -141,6 +146,16 @@ def _newest_checkpoint(history: History) -> str:
     return f"newest at step {history.checkpoints[-1]['step']:,}" if history.checkpoints else "none"
 
 
+def _arithmetic(history: History) -> str:
+    """Return what the model computes for a sample, and how well the devices are used."""
+    flops = number(history.start or {}, "flops_per_clip")
+    if math.isnan(flops):
+        return ""
+    mfus = [mfu for step in history.steady() if (mfu := number(step, "mfu")) == mfu]
+    used = f", {percent(statistics.median(mfus))} MFU" if mfus else ""
+    return f"{flops / 1e9:,.3g} GFLOP each{used}"
+
+
 def _feeding(history: History, advice: Advice) -> str:
     if history.last is None:
         return ""
@@ -154,6 +169,26 @@ def _feeding(history: History, advice: Advice) -> str:
 
 def _learning(history: History) -> str:
     return "" if history.last is None else f"<section><h2>Learning</h2>{learning_charts(history)}</section>"
+
+
+def _profile(history: History) -> str:
+    if history.profile is None:
+        return ""
+    rows = [
+        (
+            escape(one_line(kernel.get("name", ""), 120)),
+            f"{number(kernel, 'calls'):,.0f}",
+            escape(milliseconds(number(kernel, "seconds"))),
+            percent(number(kernel, "share")),
+        )
+        for kernel in history.profile.get("kernels") or []
+    ]
+    trace = escape(one_line(history.profile.get("path", "")))
+    return (
+        f'<section><h2>Profile</h2><p class="note">The costliest kernels up to step {history.profile["step"]:,}, each '
+        f"by itself. The trace is {trace}: open it at ui.perfetto.dev.</p>"
+        f"{_table(('Kernel', '#Calls', '#Time', '#Share'), rows)}</section>"
+    )
 
 
 def _failures(history: History) -> str:
@@ -180,9 +215,20 @@ def _events(history: History) -> str:
         for restart in history.restarts
     ]
     events += [(resume["time"], resume["step"], "resumed", "by hand") for resume in history.resumes]
+    events += [
+        (refused["time"], refused["step"], "left out", refused_step_text(refused)) for refused in history.refused
+    ]
+    events += [
+        (step["time"], step["step"], "compiled", compiled_again_text(step, history))
+        for step in history.steps
+        if history.compiled_again(step)
+    ]
     events += [(change["time"], step, "decoders", pool_text(change)) for step, change in pool_changes(history)]
     for saved in history.checkpoints[-EVENT_ROWS:]:
-        text = f"{one_line(saved.get('path', ''))}, {duration(number(saved, 'seconds'))}"
+        took, blocked = number(saved, "seconds"), number(saved, "blocked_seconds")
+        text = f"{one_line(saved.get('path', ''))}, {duration(took)}"
+        if blocked == blocked:
+            text += f", of which training stood still for {milliseconds(blocked)}"
         events.append((saved["time"], saved["step"], "checkpoint", text))
     if not events:
         return ""

@@ -98,6 +98,9 @@ def learning_charts(history: History) -> str:
     memory = _column(history, "memory_bytes") / 1e9
     if np.isfinite(memory).any():
         small.append(_small("Memory", steps, memory, extent, "GB"))
+    utilization = 100 * _column(history, "mfu")
+    if np.isfinite(utilization).any():
+        small.append(replace(_small("Model FLOPs utilization", steps, utilization, extent, "%"), from_zero=True))
     log_scale = _spans_magnitudes(loss)
     unit = "log scale" if log_scale else ""
     return (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from headrace.observe.advice import feeding_advice
 from headrace.observe.figures import duration, figure, one_line, percent, plural, whole
 from headrace.observe.history import History
@@ -18,11 +20,11 @@ def outcome(history: History) -> str:
     return said if said in OUTCOMES else "stopped"
 
 
-def summary_lines(history: History, where: str = "") -> list[tuple[str, str]]:
+def summary_lines(history: History, where: Mapping[str, str] | None = None) -> list[tuple[str, str]]:
     """Return the summary of a run as pairs of a label and a text in plain ASCII, but for foreign text.
 
     Args:
-        where: a line that says where else the run can be looked at, or "".
+        where: lines that say where else the run can be looked at, by the place; some may be empty.
     """
     lines = [(outcome(history), _extent(history))]
     if history.end and history.end.get("message"):
@@ -35,13 +37,13 @@ def summary_lines(history: History, where: str = "") -> list[tuple[str, str]]:
         lines.append(("", advice.sentence))
     if history.failed_samples:
         lines.append(("failures", failures_text(history)))
+    if history.refused:
+        lines.append(("left out", refused_text(history)))
     if history.restarts:
         lines.append(("restarts", f"{len(history.restarts)}, the last from step {history.restarts[-1]['step']:,}"))
     if history.checkpoints:
         lines.append(("checkpoint", one_line(history.checkpoints[-1].get("path", ""))))
-    if where:
-        lines.append(("W&B", where))
-    return lines
+    return lines + [(place, line) for place, line in (where or {}).items() if line]
 
 
 def failures_text(history: History) -> str:
@@ -52,6 +54,14 @@ def failures_text(history: History) -> str:
         text += f" ({percent(history.failed_samples / samples)})"
     reasons = ", ".join(f"{count} x {one_line(reason, 60)}" for reason, count in history.failures.most_common(3))
     return f"{text}: {reasons}" if reasons else text
+
+
+def refused_text(history: History) -> str:
+    """Return how many steps were left out: 2 steps, whose loss or gradient was not finite or spiked, the last 17."""
+    return (
+        f"{plural(len(history.refused), 'step')}, as the loss or gradient was not finite or spiked, the last "
+        f"{history.refused[-1]['step']:,}"
+    )
 
 
 def _extent(history: History) -> str:

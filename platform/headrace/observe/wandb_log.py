@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 
 from headrace.observe.figures import one_line
 from headrace.observe.history import History
-from headrace.observe.records import Record, StepRecord, number
+from headrace.observe.mirror import step_values
+from headrace.observe.records import Record
 from headrace.observe.redact import redacted
 from headrace.observe.summary import outcome
 
@@ -30,29 +31,11 @@ ID_FILE = "wandb_id"
 START_TIMEOUT_SECONDS = 30
 FINISH_TIMEOUT_SECONDS = 60
 
-_STEP_FIELDS = (
-    "position",
-    "loss",
-    "lr",
-    "grad_norm",
-    "clips_per_second",
-    "step_seconds",
-    "wait_seconds",
-    "wait_share",
-    "decode_cpu_seconds_per_clip",
-    "decode_actors",
-    "queue",
-    "in_flight_bytes",
-    "failures",
-    "failure_share",
-    "memory_bytes",
-)
-
 log = logging.getLogger(__name__)
 
 
 class WandbLog:
-    """An observer that passes the steps of a run to W&B.
+    """A mirror that passes the steps of a run to W&B.
 
     A run folder is one W&B run, also over resumes: its id is kept in `<run>/wandb_id`. WANDB_MODE is
     obeyed, and so are WANDB_PROJECT, WANDB_ENTITY and the other variables that W&B reads. Of the machine
@@ -65,11 +48,13 @@ class WandbLog:
         name: what W&B calls the run; the folder's name by default.
     """
 
+    name = "W&B"
+
     def __init__(self, run: Path, recipe: Mapping[str, Any], name: str | None = None) -> None:
         self.resumed = (run / ID_FILE).exists()
         self._folder = run
         self._config = redacted(dict(recipe))
-        self._name = name or run.resolve().name
+        self._called = name or run.resolve().name
         self._run: Run | None = None
         self._broken = False
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="wandb")
@@ -78,16 +63,13 @@ class WandbLog:
     def see(self, record: Record, history: History) -> None:
         """Pass on one record."""
         if record["kind"] == "step":
-            self._later(lambda: self._log(_step_values(record)))
+            self._later(lambda: self._log({"step": record["step"], **step_values(record)}))
         elif record["kind"] == "restart":
             restart = {"step": record["step"], "restarts": len(history.restarts)}
             self._later(lambda: self._log(restart))
         elif record["kind"] == "start":
             facts = {name: record.get(name) for name in ("workers", "device", "parameters", "world")}
             self._later(lambda: self._configure(facts))
-
-    def tick(self, history: History) -> None:
-        """Do nothing: W&B needs no clock."""
 
     def close(self, history: History) -> str:
         """Send what is left; return a line that says where the run can be looked at, or ""."""
@@ -149,7 +131,7 @@ class WandbLog:
             resume="allow",
             mode=mode,  # type: ignore[arg-type]  # WANDB_MODE: W&B checks it and says what is wrong
             project=os.environ.get("WANDB_PROJECT") or PROJECT,
-            name=os.environ.get("WANDB_NAME") or self._name,
+            name=os.environ.get("WANDB_NAME") or self._called,
             config=self._config,
             settings=settings,
         )
@@ -172,13 +154,6 @@ class WandbLog:
         if mode == "online":
             return str(url)
         return f"wandb sync {folder}" if mode == "offline" else ""
-
-
-def _step_values(record: StepRecord) -> dict[str, float]:
-    """Return what is drawn over the steps. A NaN is kept: W&B shows it as such."""
-    values = {name: number(record, name) for name in _STEP_FIELDS if name in record}
-    extra = record.get("extra") or {}
-    return {"step": record["step"], **values, **{f"extra/{name}": number(extra, name) for name in extra}}
 
 
 def _summary(history: History) -> dict[str, Any]:

@@ -5,12 +5,12 @@ for step in range(steps):
     ...forward, backward...
     clip_gradients(objective, config)
     set_schedule(optimizer, step, steps, config)
-    optimizer.step()
+    step_unless(refused, optimizer)
 with eval_mode(optimizer):
     ...evaluate or save...
 """
 
-from headrace.optim.build import build_optimizer, clip_gradients, eval_mode, train_mode
+from headrace.optim.build import build_optimizer, clip_gradients, eval_mode, step_unless, train_mode
 from headrace.optim.config import OptimConfig, SophiaConfig
 from headrace.optim.ema import Ema
 from headrace.optim.lion import Lion
@@ -29,6 +29,7 @@ __all__ = [
     "hutchinson",
     "learning_rate",
     "set_schedule",
+    "step_unless",
     "train_mode",
     "weight_decay",
 ]

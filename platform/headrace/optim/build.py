@@ -68,6 +68,18 @@ def eval_mode(optimizer: torch.optim.Optimizer) -> Iterator[None]:
         train_mode(optimizer)
 
 
+def step_unless(refused: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """Let the optimizer step, unless `refused` [bool scalar] is true: then weights and averages stay as they are.
+
+    Fused AdamW asks the device itself; for the others the host waits for the answer.
+    """
+    if getattr(optimizer, "_step_supports_amp_scaling", False):
+        optimizer.found_inf = refused.float()  # type: ignore[attr-defined]  # as torch.amp.GradScaler does
+        optimizer.step()
+    elif not refused:
+        optimizer.step()
+
+
 def clip_gradients(module: nn.Module, config: OptimConfig) -> Tensor:
     """Scale the gradients down to `clip_norm` where they exceed it; return their total norm before."""
     parameters = [parameter for parameter in module.parameters() if parameter.grad is not None]

@@ -4,62 +4,171 @@
                       progress.json     step, position, failures, what they belong to
     <run>/checkpoints/.step-00000200.partial    being written; ignored, and overwritten by the next attempt
 
-Each rank writes its share, then rank 0 renames. Tensors are saved under the model's own names, so any number of
-workers can read them. There is no random state to save: every draw is a function of the seed and the position.
+Each rank writes its share while training goes on, then rank 0 renames. Tensors are saved under the model's own names,
+so any number of workers can read them. There is no random state to save: every draw is a function of the seed and the
+position.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
+import math
 import os
 import shutil
+import time
 import warnings
 from collections.abc import Container, Iterator
-from dataclasses import asdict
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from typing_extensions import Self
 
 from headrace.errors import RunError, UserError
+from headrace.observe.figures import size
 from headrace.optim import eval_mode, train_mode
-from headrace.train.parallel import barrier
+from headrace.train.parallel import barrier, world_size
 from headrace.train.progress import CHECKPOINTS, PROGRESS_FILE, Progress, complete_checkpoints
 from headrace.train.step import Trainable
 
 
+@dataclass(frozen=True)
+class Saved:
+    """A complete checkpoint.
+
+    Attributes:
+        path: its folder.
+        progress: how far the run was.
+        loss: what it was then.
+        seconds: from its begin until it was complete; blocked_seconds: of these, those in which nobody trained.
+    """
+
+    path: Path
+    progress: Progress
+    loss: float
+    seconds: float
+    blocked_seconds: float
+
+
+@dataclass(frozen=True)
+class _Pending:
+    final: Path
+    partial: Path
+    progress: Progress
+    loss: float
+    began: float
+    blocked_seconds: float
+    written: Future[Any]
+
+
+class Saver:
+    """Writes checkpoints while training goes on, one at a time; all ranks take part in each call.
+
+    `begin` copies what is to be saved into host memory and returns; a thread writes the copy. `commit` gives it its
+    name, once all ranks have written their share.
+
+    Args:
+        run: the run's folder.
+        keep: newest checkpoints that are kept.
+    """
+
+    def __init__(self, run: Path, keep: int) -> None:
+        self._run, self._keep = run, keep
+        # The thread's talk with other ranks must not get between that of the training.
+        self._group = dist.new_group(backend="gloo") if world_size() > 1 else None
+        pinned = torch.cuda.is_available()  # the copies are kept for the next checkpoint, so pinning pays
+        self._stager = DefaultStager(StagingOptions(pinned, False, False, pinned))
+        self._pending: _Pending | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pending is not None:  # an error is on its way: what is written now is never given its name
+            self._pending.written.exception()
+        self._stager.close()
+
+    @property
+    def is_written(self) -> bool:
+        """Whether this rank has nothing left to write."""
+        return self._pending is None or self._pending.written.done()
+
+    def begin(self, trainable: Trainable, progress: Progress, loss: float = math.nan) -> None:
+        """Begin a checkpoint, after the one before was committed.
+
+        Raises:
+            RunError: it cannot be written.
+        """
+        assert self._pending is None
+        start = time.perf_counter()
+        final = self._run / CHECKPOINTS / f"step-{progress.step:08d}"
+        partial = final.with_name(f".{final.name}.partial")
+        with _as_run_error(final):
+            if _rank() == 0:
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir(parents=True)
+            barrier()
+            with _alone_without_warning() as alone, eval_mode(trainable.optimizer):
+                written = dcp.async_save(
+                    _state(trainable),
+                    checkpoint_id=partial,
+                    process_group=self._group,
+                    async_stager=self._stager,
+                    no_dist=alone,
+                )
+        assert isinstance(written, Future)  # it would be another thing if the stager staged in a thread, too
+        blocked = time.perf_counter() - start
+        self._pending = _Pending(final, partial, copy.deepcopy(progress), loss, start, blocked, written)
+
+    def commit(self) -> Saved | None:
+        """Wait until the checkpoint that was begun is complete and return it; None where none was begun.
+
+        Raises:
+            RunError: it could not be written.
+        """
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return None
+        start = time.perf_counter()
+        with _as_run_error(pending.final):
+            pending.written.result()
+            if _rank() == 0:
+                (pending.partial / PROGRESS_FILE).write_text(json.dumps(asdict(pending.progress)) + "\n")
+                _flush(pending.partial)
+                shutil.rmtree(pending.final, ignore_errors=True)
+                pending.partial.rename(pending.final)
+                _flush(pending.final.parent)
+                for old in complete_checkpoints(self._run)[: -self._keep]:
+                    shutil.rmtree(old)
+        barrier()
+        now = time.perf_counter()
+        blocked = pending.blocked_seconds + now - start
+        return Saved(pending.final, pending.progress, pending.loss, now - pending.began, blocked)
+
+
 def save(run: Path, trainable: Trainable, progress: Progress, keep: int) -> Path:
-    """Write a checkpoint; all ranks take part. Returns its path, on every rank once it is complete.
+    """Write a checkpoint and wait for it; all ranks take part. Returns its path, on every rank once it is complete.
 
     Raises:
         RunError: it could not be written.
     """
-    final = run / CHECKPOINTS / f"step-{progress.step:08d}"
-    partial = final.with_name(f".{final.name}.partial")
-    try:
-        if _rank() == 0:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-        barrier()
-        with _alone_without_warning() as alone, eval_mode(trainable.optimizer):
-            dcp.save(_state(trainable), checkpoint_id=partial, no_dist=alone)
-        if _rank() == 0:
-            (partial / PROGRESS_FILE).write_text(json.dumps(asdict(progress)) + "\n")
-            _flush(partial)
-            shutil.rmtree(final, ignore_errors=True)
-            partial.rename(final)
-            _flush(final.parent)
-            for old in complete_checkpoints(run)[:-keep]:
-                shutil.rmtree(old)
-    except OSError as error:
-        raise RunError(f"cannot write the checkpoint {final}: {error}") from error
-    barrier()
-    return final
+    with Saver(run, keep) as saver:
+        saver.begin(trainable, progress)
+        saved = saver.commit()
+    assert saved is not None
+    return saved.path
 
 
 def load(checkpoint: Path, trainable: Trainable) -> None:
@@ -68,9 +177,12 @@ def load(checkpoint: Path, trainable: Trainable) -> None:
     Raises:
         UserError: the checkpoint belongs to another model.
     """
-    if trainable.ema is not None and "ema.updates" not in _names(checkpoint):
+    saved = _names(checkpoint)
+    if trainable.ema is not None and "ema.updates" not in saved:
         raise UserError(f"{checkpoint} holds no average of weights, as the run has kept none: leave out --optim.ema")
     state = _state(trainable)
+    if "guard.taken" not in saved:
+        state.pop("guard", None)
     try:
         with _alone_without_warning() as alone:
             dcp.load(state, checkpoint_id=checkpoint, no_dist=alone)
@@ -83,6 +195,7 @@ def load(checkpoint: Path, trainable: Trainable) -> None:
         optim_state_dict=state["optimizer"],
     )
     train_mode(trainable.optimizer)
+    trainable.guard.load_state_dict(state.get("guard", {}))
     if trainable.ema is not None:
         trainable.ema.load_state_dict(state["ema"])
 
@@ -108,8 +221,9 @@ def load_model(checkpoint: Path, model: nn.Module) -> None:
 
 def _state(trainable: Trainable) -> dict[str, Any]:
     model, optimizer = get_state_dict(trainable.objective, trainable.optimizer)
-    average = {} if trainable.ema is None else {"ema": trainable.ema.state_dict()}
-    return {"model": model, "optimizer": optimizer, **average}
+    average = None if trainable.ema is None else trainable.ema.state_dict()
+    parts = {"model": model, "optimizer": optimizer, "ema": average, "guard": trainable.guard.state_dict()}
+    return {name: part for name, part in parts.items() if part}
 
 
 def _names(checkpoint: Path) -> Container[str]:
@@ -135,6 +249,32 @@ def _alone_without_warning() -> Iterator[bool]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         yield not dist.is_initialized()
+
+
+@contextlib.contextmanager
+def _as_run_error(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, dcp.api.CheckpointException) as error:
+        raise RunError(f"cannot write the checkpoint {path}: {_root_cause(error)}{_space_left(path)}") from error
+
+
+def _root_cause(error: BaseException) -> str:
+    """Return what went wrong, on the first of the ranks where something did: what the system said, if it is known."""
+    if isinstance(error, dcp.api.CheckpointException):
+        for failure, _ in error.failures.values():
+            return _root_cause(failure)
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__ or cause.__context__
+    return _last_line(cause or error)
+
+
+def _space_left(path: Path) -> str:
+    for folder in path.parents:
+        with contextlib.suppress(OSError):
+            return f" ({size(shutil.disk_usage(folder).free)} are free there)"
+    return ""
 
 
 def _rank() -> int:

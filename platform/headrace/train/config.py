@@ -9,6 +9,7 @@ from headrace.errors import UserError
 
 Parallel = Literal["ddp", "fsdp"]
 Precision = Literal["bf16", "fp32"]
+AttentionKernel = Literal["cudnn", "flash", "efficient", "math"]
 Recompute = Literal["none", "selective", "full"]
 
 
@@ -35,6 +36,25 @@ class CompileConfig:
                 "torch.compile takes a mode or options, not both: drop --train.compile.mode "
                 f"(now {self.mode!r}) or --train.compile.options"
             )
+
+
+@dataclass(frozen=True)
+class GuardConfig:
+    """Steps that are left out because they would do harm."""
+
+    budget: int = 10
+    """How many of the last 1,000 steps may be left out because their loss or gradient is not finite, or spikes; with
+    one more the run stops and names the samples."""
+
+    spike: float | None = None
+    """Leave out also steps whose loss or gradient norm is so many standard deviations above that of the last 100
+    steps. Losses that jump by design, as at the end of a schedule's warm-up, want a large number."""
+
+    def __post_init__(self) -> None:
+        if self.budget < 0:
+            raise UserError(f"--train.guard.budget must be at least 0, got {self.budget}")
+        if self.spike is not None and not self.spike > 0:
+            raise UserError(f"--train.guard.spike must be above 0 standard deviations, got {self.spike}")
 
 
 @dataclass(frozen=True)
@@ -73,6 +93,26 @@ class TrainConfig:
     """Activation checkpointing of blocks. none: all activations are kept. selective: those of matrix products and
     attention are, the rest is computed again. full: only the blocks' inputs are kept."""
 
+    attention: tuple[AttentionKernel, ...] = ("cudnn", "flash", "efficient", "math")
+    """Kernels for attention, the first that can is taken. What they compute differs in rounding only."""
+
+    flash: Literal["FA2", "FA3", "FA4"] = "FA2"
+    """Which FlashAttention "flash" is: torch's own FA2, or one that is installed beside torch, for newer GPUs."""
+
+    peak_teraflops: float | None = None
+    """What the device could do at most, in 10^12 operations a second, for the model FLOPs utilization; known for common
+    GPUs in BF16."""
+
+    profile: tuple[int, int] | None = None
+    """First and last step that are profiled: writes a trace and names the costliest kernels in the report."""
+
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    """Steps that are left out."""
+
+    hang_minutes: float = 30.0
+    """A worker that takes longer over one step writes down where it stands and ends, and the run goes on from its
+    newest checkpoint; what compiles may take minutes."""
+
     checkpoint_every: int = 100
     """Steps between checkpoints; the last step always writes one."""
 
@@ -96,6 +136,15 @@ class TrainConfig:
         for name in (*counts, "keep_checkpoints", "log_every", "queue"):
             if getattr(self, name) < 1:
                 raise UserError(f"--train.{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        if self.profile is not None and not 1 <= self.profile[0] <= self.profile[1] <= self.steps:
+            raise UserError(
+                f"--train.profile wants a first and a last step out of 1 to {self.steps}, in order, got "
+                f"{self.profile[0]} {self.profile[1]}"
+            )
+        if not self.attention:
+            raise UserError("--train.attention names no kernel: math always works")
+        if not self.hang_minutes > 0:
+            raise UserError(f"--train.hang-minutes must be above 0, got {self.hang_minutes}")
         if self.restarts < 0:
             raise UserError(f"--train.restarts must be at least 0, got {self.restarts}")
         if self.global_batch % (self.workers * self.micro_batch):

@@ -20,6 +20,7 @@ CHECKPOINTS = "checkpoints"
 PROGRESS_FILE = "progress.json"
 STOP_FILE = "STOP"
 FAILED_FILE = "FAILED"
+REFUSED_WINDOW = 1000
 _NAME = re.compile(r"step-(\d{8,})")
 
 
@@ -32,6 +33,7 @@ class Progress:
         position: samples consumed, over all workers: where the order goes on.
         failures: samples that could not be decoded among them, each as often as it was met.
         failure_reasons: the same, by reason.
+        refused: the steps that were left out, of the last REFUSED_WINDOW.
         manifest_digest, sequence: of the samples that `position` counts, and of the order in which it counts them.
     """
 
@@ -41,6 +43,11 @@ class Progress:
     manifest_digest: str = ""
     sequence: str = ""
     failure_reasons: dict[str, int] = field(default_factory=dict)
+    refused: list[int] = field(default_factory=list)
+
+    def count_refused(self, steps: Iterable[int]) -> None:
+        """Count steps that were left out, and forget those that are long past."""
+        self.refused = [step for step in (*self.refused, *steps) if step > self.step - REFUSED_WINDOW]
 
     def count_failures(self, reasons: Iterable[str]) -> None:
         """Count samples that failed for these reasons."""

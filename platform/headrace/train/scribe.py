@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import time
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO, cast
@@ -16,6 +17,11 @@ from headrace.batch import Failure
 from headrace.data.quarantine import Quarantine
 from headrace.observe.records import METRICS_FILE, MetricsWriter, Record, read_records
 from headrace.recipe import Recipe
+from headrace.train.checkpoint import Saved
+from headrace.train.flops import Usage
+from headrace.train.hang import stacks_of
+from headrace.train.meter import Measured
+from headrace.train.profiler import Kernel
 from headrace.train.progress import Progress
 from headrace.train.session import Session
 from headrace.train.step import StepResult
@@ -40,11 +46,13 @@ class Scribe:
             if file is not None:
                 file.close()
 
-    def start(self, progress: Progress, parameters: int) -> None:
+    def start(self, progress: Progress, parameters: int, usage: Usage) -> None:
         """Say what begins, and whether it begins again because a worker was lost."""
         train, attempt = self._recipe.train, _attempt(self._session.run)
         if attempt:
-            reason = "a worker was lost; the run goes on from its newest checkpoint"
+            hung = ", ".join(file.name for file in stacks_of(self._session.run))
+            lost = f"workers hung ({hung} in the run's folder say where)" if hung else "a worker was lost"
+            reason = f"{lost}; the run goes on from its newest checkpoint"
             self._write({"kind": "restart", "attempt": attempt, "step": progress.step, "reason": reason})
         self._write(
             {
@@ -60,6 +68,8 @@ class Scribe:
                 "position": progress.position,
                 "attempt": attempt,
                 "parameters": parameters,
+                "flops_per_clip": usage.flops_per_clip,
+                "peak_flops": usage.peak,
                 "world": {
                     "python": platform.python_version(),
                     "torch": torch.__version__,
@@ -68,8 +78,15 @@ class Scribe:
             }
         )
 
-    def step(self, progress: Progress, measured: dict[str, Any]) -> None:
-        """Write one step record."""
+    def measured(self, progress: Progress, measured: Measured, further: dict[str, Any]) -> None:
+        """Write down what was measured since the last record.
+
+        Args:
+            progress: of the run.
+            measured: of all ranks.
+            further: fields of the step record.
+        """
+        self._failures(measured.failures)
         self._write(
             {
                 "kind": "step",
@@ -78,22 +95,25 @@ class Scribe:
                 "position": progress.position,
                 "failures": progress.failures,
                 "failure_share": progress.failures / max(progress.position, 1),
-                **measured,
+                **measured.record,
+                **further,
             }
         )
+        for refused in measured.refused:
+            self._write({"kind": "refused", **asdict(refused)})
 
-    def checkpoint(self, progress: Progress, path: Path, seconds: float) -> None:
+    def checkpoint(self, saved: Saved) -> None:
         """Say that a checkpoint is complete."""
-        relative = str(path.relative_to(self._session.run))
-        self._write({"kind": "checkpoint", "step": progress.step, "path": relative, "seconds": seconds})
+        took = {"seconds": saved.seconds, "blocked_seconds": saved.blocked_seconds}
+        path = str(saved.path.relative_to(self._session.run))
+        self._write({"kind": "checkpoint", "step": saved.progress.step, "path": path, **took})
 
-    def failures(self, failures: list[Failure]) -> None:
-        """Put samples that could not be decoded, on any rank, into the quarantine table; new ones into the metrics."""
-        if self._quarantine is None:
-            return
-        for failure in self._quarantine.add(failures, time.time()):
-            fields = ("key", "shard", "reason", "message")
-            self._write({"kind": "failure", **{name: getattr(failure, name) for name in fields}})
+    def profile(self, step: int, found: tuple[Path, list[Kernel]] | None) -> None:
+        """Say what profiling found, if it did."""
+        if found is not None:
+            trace, kernels = found
+            path = str(trace.relative_to(self._session.run))
+            self._write({"kind": "profile", "step": step, "path": path, "kernels": kernels})
 
     def ledger(self, step: int, result: StepResult) -> None:
         """Write down which samples this rank consumed in a step."""
@@ -109,6 +129,14 @@ class Scribe:
                 "loss": float(result.loss),
             }
             self._ledger.write(json.dumps(line) + "\n")
+
+    def _failures(self, failures: list[Failure]) -> None:
+        """Put samples that could not be decoded, on any rank, into the quarantine table; new ones into the metrics."""
+        if self._quarantine is None:
+            return
+        for failure in self._quarantine.add(failures, time.time()):
+            fields = ("key", "shard", "reason", "message")
+            self._write({"kind": "failure", **{name: getattr(failure, name) for name in fields}})
 
     def _write(self, record: dict[str, Any]) -> None:
         if self._metrics is not None:

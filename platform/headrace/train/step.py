@@ -13,10 +13,11 @@ from headrace import keyed
 from headrace.augment import Augment
 from headrace.batch import Batch, DeviceBatch
 from headrace.models import Objective
-from headrace.optim import Ema, OptimConfig, SophiaH, clip_gradients, set_schedule
+from headrace.optim import Ema, OptimConfig, SophiaH, clip_gradients, set_schedule, step_unless
 from headrace.train.config import TrainConfig
 from headrace.train.curvature import estimate_curvature
 from headrace.train.feed import Feed
+from headrace.train.guard import Guard
 from headrace.train.parallel import without_sync
 from headrace.train.precision import autocast
 
@@ -27,6 +28,8 @@ class StepResult:
 
     Attributes:
         batches: the micro-batches that it consumed.
+        number: of the step, from 1.
+        refused: whether it was left out, bool.
         wait_seconds, step_seconds: time that it waited for them, and that it took in all.
         ready: micro-batches that stood ready behind the last one.
         age_seconds: mean time from when a micro-batch was decoded to when the step took it.
@@ -37,6 +40,8 @@ class StepResult:
     learning_rate: float
     extra: dict[str, Tensor]
     batches: list[Batch] = field(default_factory=list)
+    number: int = 0
+    refused: Tensor = field(default_factory=lambda: torch.tensor(False))
     wait_seconds: float = 0.0
     step_seconds: float = 0.0
     ready: int = 0
@@ -52,6 +57,7 @@ class Trainable:
     optimizer: torch.optim.Optimizer
     augment: Augment
     device: torch.device
+    guard: Guard
     ema: Ema | None = None
 
 
@@ -92,11 +98,13 @@ def train_step(
         if sophia is not None and micro == 0:
             first = batch
 
-    # 2. Clip and step. Sophia-H looks at the curvature now and then, on the first of the micro-batches.
+    # 2. Clip and step, unless it would do harm. Sophia-H looks at the curvature now and then.
     if sophia is not None:
         estimate_curvature(trainable.objective, sophia, first, keyed.seed("step", *seed, step), train.precision)
     grad_norm = clip_gradients(trainable.objective, optim)
-    optimizer.step()
+    loss = torch.stack(losses).mean()
+    refused = trainable.guard.refuses(loss, grad_norm)
+    step_unless(refused, optimizer)
     optimizer.zero_grad(set_to_none=True)
 
     # 3. What follows a step; a JEPA's target moves here.
@@ -105,11 +113,13 @@ def train_step(
         trainable.ema.update()
 
     return StepResult(
-        loss=torch.stack(losses).mean(),
+        loss=loss,
         grad_norm=grad_norm,
-        learning_rate=trainable.optimizer.param_groups[0]["lr"],
+        learning_rate=optimizer.param_groups[0]["lr"],
         extra={name: torch.stack([extra[name] for extra in extras]).mean() for name in extras[0]},
         batches=batches,
+        number=step + 1,
+        refused=refused,
         wait_seconds=wait,
         step_seconds=time.perf_counter() - start,
         ready=ready,

@@ -22,7 +22,7 @@ def run_plain(records, encoding="utf-8"):
         history.add(record)
         console.see(record, history)
         console.tick(history)
-    console.close(history, "wandb sync here")
+    console.close(history, {"W&B": "wandb sync here", "Prometheus": ""})
     file.seek(0)
     return [line[10:] for line in file.read().splitlines()]  # without the time of day
 
@@ -140,7 +140,7 @@ def test_live_draws_in_place_and_leaves_the_summary(fake):
         history.add(record)
         live.see(record, history)
         live.tick(history)
-    live.close(history, "https://example.org/run")
+    live.close(history, {"W&B": "https://example.org/run"})
     text = file.getvalue()
     assert "\x1b[?25l" in text
     assert text.rstrip().count("\x1b[?25h") == 1

@@ -14,6 +14,8 @@ import pytest
 from headrace.observe import wandb_log
 from headrace.observe.history import History
 from headrace.observe.records import MetricsWriter
+from headrace.observe.tensorboard_log import TensorBoardLog
+from headrace.observe.wandb_log import WandbLog
 from headrace.observe.watch import recorded_bytes, watch
 
 RECIPE = {
@@ -55,8 +57,13 @@ def watched_while_writing(run, records, **options):
     return history
 
 
+def mirrored(run, records):
+    """Watch as a run with Weights & Biases is watched."""
+    return watched_while_writing(run, records, mirrors=[WandbLog(run, RECIPE)])
+
+
 def test_everything_written_before_the_end_is_shown(tmp_path, fake, capfd):
-    history = watched_while_writing(tmp_path / "run", fake(60, failures=1), use_wandb=False)
+    history = watched_while_writing(tmp_path / "run", fake(60, failures=1))
     out = capfd.readouterr().out
     assert history.step == 60
     assert history.end is not None
@@ -65,14 +72,14 @@ def test_everything_written_before_the_end_is_shown(tmp_path, fake, capfd):
 
 
 def test_a_silent_watch_prints_nothing(tmp_path, fake, capfd):
-    watched_while_writing(tmp_path / "run", fake(5), console=False, use_wandb=False)
+    watched_while_writing(tmp_path / "run", fake(5), console=False)
     assert capfd.readouterr() == ("", "")
 
 
 def test_what_an_earlier_session_wrote_is_known_and_not_told_again(tmp_path, fake, capfd):
     records = fake(100, end="stopped")
     write(tmp_path, records)
-    history = watch(tmp_path, lambda: True, RECIPE, use_wandb=False)
+    history = watch(tmp_path, lambda: True, RECIPE)
     out = capfd.readouterr().out
     assert history.step == 100
     assert "checkpoint of step 50" not in out
@@ -86,7 +93,7 @@ def test_what_finished_raises_is_passed_on_after_the_summary(tmp_path, fake, cap
         raise RuntimeError("the cluster is gone")
 
     with pytest.raises(RuntimeError, match="the cluster is gone"):
-        watch(tmp_path, finished, RECIPE, use_wandb=False)
+        watch(tmp_path, finished, RECIPE)
     assert "cut off     10 of 10" in capfd.readouterr().out
 
 
@@ -133,7 +140,7 @@ def test_wandb_offline_holds_the_run_and_a_resume_goes_on_in_it(tmp_path, fake, 
     run = tmp_path / "run"
     records = fake(60, restart_at=55, end="stopped")
     records[5]["loss"] = None
-    watched_while_writing(run, records)
+    mirrored(run, records)
     out, err = capfd.readouterr()
     assert "wandb sync" in out
     assert err == ""
@@ -147,7 +154,7 @@ def test_wandb_offline_holds_the_run_and_a_resume_goes_on_in_it(tmp_path, fake, 
 
     later = [{**record, "step": 60, "steps": 120} for record in fake(1)[:1]]
     later += [{**record, "step": record["step"] + 60} for record in fake(10) if record["kind"] == "step"]
-    watched_while_writing(run, later)
+    mirrored(run, later)
     [second] = set(run.glob("wandb/offline-run-*")) - {first}
     identity = (run / "wandb_id").read_text().strip()
     assert identity in first.name
@@ -162,7 +169,7 @@ def test_wandb_offline_holds_the_run_and_a_resume_goes_on_in_it(tmp_path, fake, 
 def test_wandb_disabled_writes_nothing(tmp_path, fake, capfd, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    watched_while_writing(tmp_path / "run", fake(5))
+    mirrored(tmp_path / "run", fake(5))
     assert not (tmp_path / "run" / "wandb").exists()
     assert "W&B" not in capfd.readouterr().out
 
@@ -171,7 +178,7 @@ def test_wandb_that_fails_is_one_warning_and_the_run_goes_on(tmp_path, fake, mon
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "no-such-mode")
     with caplog.at_level(logging.WARNING):
-        history = watched_while_writing(tmp_path / "run", fake(5))
+        history = mirrored(tmp_path / "run", fake(5))
     assert history.step == 5
     [warning] = [r for r in caplog.records if r.name.startswith("headrace")]
     assert re.search("Weights & Biases is off", warning.getMessage())
@@ -179,10 +186,41 @@ def test_wandb_that_fails_is_one_warning_and_the_run_goes_on(tmp_path, fake, mon
 
 def test_the_history_that_is_returned_is_bounded(tmp_path, fake):
     write(tmp_path, fake(3000))
-    history = watch(tmp_path, lambda: True, RECIPE, console=False, use_wandb=False)
+    history = watch(tmp_path, lambda: True, RECIPE, console=False)
     assert isinstance(history, History)
     assert len(history.steps) == 1000
     assert history.step == 3000
+
+
+def scalars(run: Path) -> dict[str, dict[int, float]]:
+    """Return what the event files of a run hold: framed records, each a length, a checksum, a message, a checksum."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found: dict[str, dict[int, float]] = {}
+    for file in sorted((run / "tensorboard").iterdir()):
+        data, at = file.read_bytes(), 0
+        while at < len(data):
+            (length,) = struct.unpack_from("<Q", data, at)
+            event = Event.FromString(data[at + 12 : at + 12 + length])
+            at += 16 + length
+            for value in event.summary.value:
+                if value.HasField("simple_value"):
+                    found.setdefault(value.tag, {})[event.step] = value.simple_value
+    return found
+
+
+def test_tensorboard_holds_the_steps_and_a_resume_goes_on_there(tmp_path, fake, capfd):
+    run, records = tmp_path / "run", fake(10, end="stopped")
+    records[5]["loss"] = None
+    watched_while_writing(run, records, mirrors=[TensorBoardLog(run, RECIPE)])
+    assert f"TensorBoard  tensorboard --logdir {run}/tensorboard" in capfd.readouterr().out
+    later = [{**record, "step": record["step"] + 10} for record in fake(5) if record["kind"] == "step"]
+    watched_while_writing(run, later, mirrors=[TensorBoardLog(run, RECIPE)])
+    found = scalars(run)
+    assert sorted(found["run/loss"]) == [step for step in range(1, 16) if step != 5], "what is no number leaves a gap"
+    assert found["run/loss"][1] == pytest.approx(records[1]["loss"])
+    assert sorted(found["extra/std"]) == list(range(1, 16))
+    assert not any(b"hunter2" in file.read_bytes() for file in (run / "tensorboard").iterdir())
 
 
 @pytest.mark.slow
@@ -193,7 +231,7 @@ def test_wandb_that_cannot_be_reached_is_kept_in_files(tmp_path, fake, monkeypat
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # where nobody listens
     run = tmp_path / "run"
     with caplog.at_level(logging.WARNING):
-        watched_while_writing(run, fake(5))
+        mirrored(run, fake(5))
     assert any("cannot be reached" in record.getMessage() for record in caplog.records)
     [folder] = run.glob("wandb/offline-run-*")
     assert [row["step"] for row in history_rows(folder)] == [1, 2, 3, 4, 5]

@@ -2,6 +2,10 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import cast
 
@@ -14,19 +18,23 @@ from headrace.errors import RunError, UserError
 from headrace.models import Objective
 from headrace.optim import Ema
 from headrace.train import checkpoint
+from headrace.train.checkpoint import Saver
+from headrace.train.config import GuardConfig
+from headrace.train.guard import Guard
 from headrace.train.progress import Progress, newest_checkpoint, read_progress
 from headrace.train.step import Trainable
 
 CPU = torch.device("cpu")
 
 
-def trained(steps: int = 3, width: int = 4, ema: float | None = None) -> Trainable:
+def trained(steps: int = 3, width: int = 4, ema: float | None = None, spike: float | None = None) -> Trainable:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(width, width), nn.Linear(width, 1))
     model[1].bias.requires_grad_(False)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
     average = None if ema is None else Ema(model, ema)
-    trainable = Trainable(cast("Objective", model), model, optimizer, Augment(AugmentConfig(), CPU), CPU, average)
+    augment, guard = Augment(AugmentConfig(), CPU), Guard(GuardConfig(spike=spike), CPU)
+    trainable = Trainable(cast("Objective", model), model, optimizer, augment, CPU, guard, average)
     for _ in range(steps):
         step(trainable)
     return trainable
@@ -35,7 +43,9 @@ def trained(steps: int = 3, width: int = 4, ema: float | None = None) -> Trainab
 def step(trainable: Trainable) -> None:
     trainable.optimizer.zero_grad()
     width = trainable.parallel[0].in_features  # type: ignore[index]
-    trainable.parallel(torch.ones(2, width)).square().sum().backward()
+    loss = trainable.parallel(torch.ones(2, width)).square().sum()
+    loss.backward()
+    trainable.guard.refuses(loss, loss)
     trainable.optimizer.step()
     if trainable.ema is not None:
         trainable.ema.update()
@@ -128,6 +138,76 @@ def test_an_unwritable_place_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("a file where a folder should be")
     with pytest.raises(RunError, match="cannot write the checkpoint"):
         checkpoint.save(tmp_path, trained(), Progress(1), keep=1)
+
+
+def test_what_is_saved_is_what_was_there_when_it_began(tmp_path: Path) -> None:
+    one, other = trained(ema=0.5), trained(steps=0, ema=0.5)
+    before = copy.deepcopy(one.objective.state_dict())
+    progress = Progress(3, 48)
+    with Saver(tmp_path, keep=2) as saver:
+        saver.begin(one, progress, loss=0.5)
+        progress.step += 1
+        for _ in range(3):
+            step(one)
+        assert newest_checkpoint(tmp_path) is None, "no checkpoint before it is complete"
+        saved = saver.commit()
+        assert saver.commit() is None
+    assert saved is not None
+    assert (saved.progress.step, saved.loss, saved.path.name) == (3, 0.5, "step-00000003")
+    assert 0 < saved.blocked_seconds <= saved.seconds
+    checkpoint.load(saved.path, other)
+    assert all(torch.equal(before[name], value) for name, value in other.objective.state_dict().items())
+    assert int(other.optimizer.state_dict()["state"][0]["step"]) == 3
+
+
+def test_one_that_is_never_committed_is_none(tmp_path: Path) -> None:
+    with Saver(tmp_path, keep=2) as saver:
+        saver.begin(trained(), Progress(3))
+    assert newest_checkpoint(tmp_path) is None
+
+
+def test_what_the_guard_knows_comes_back_and_may_begin_anew(tmp_path: Path) -> None:
+    one, other, careless = trained(spike=5.0), trained(steps=0, spike=5.0), trained(steps=0)
+    path = checkpoint.save(tmp_path, one, Progress(3), keep=2)
+    checkpoint.load(path, other)
+    assert all(torch.equal(value, other.guard.state_dict()[name]) for name, value in one.guard.state_dict().items())
+    checkpoint.load(path, careless)
+    path = checkpoint.save(tmp_path, careless, Progress(4), keep=2)
+    checkpoint.load(path, other)
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from headrace.train import checkpoint
+from headrace.train.progress import Progress, newest_checkpoint
+from test_checkpoint import trained
+
+folder = Path(sys.argv[1])
+good = checkpoint.save(folder, trained(width=64), Progress(1), keep=1)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+try:
+    checkpoint.save(folder, trained(width=64), Progress(2), keep=1)
+except checkpoint.RunError as error:
+    print(error)
+assert newest_checkpoint(folder) == good
+checkpoint.load(good, trained(steps=0, width=64))
+"""
+
+
+def test_a_disk_that_is_full_is_one_sentence_and_the_checkpoint_before_is_left(tmp_path: Path) -> None:
+    """A limit on the size of files fails in the same place: in the thread that writes."""
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    said = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path},
+        check=False,
+    )
+    assert said.returncode == 0, said.stderr
+    assert re.fullmatch(r"cannot write the checkpoint .*step-00000002: .*File too large.*", said.stdout.strip())
 
 
 def test_progress_is_readable_by_people(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import multiprocessing
 
 from headrace.batch import Failure, fake_batch
-from headrace.train.meter import BUDGET_GRACE, Meter, budget_exceeded
+from headrace.train.meter import BUDGET_GRACE, Meter, failures_exceeded
 from headrace.train.progress import Progress
 from headrace.train.step import StepResult
 
@@ -34,11 +34,11 @@ def test_bytes_in_flight_are_the_rate_times_the_age() -> None:
         meter.add(replace(result(), step_seconds=0.5, age_seconds=3.0))
     held = [batch for step in meter.steps for batch in step.batches]
     assert not held, "pixels are not kept until the next record"
-    record, _, _ = meter.reduce(1, stop=False)
+    record = meter.reduce(1, stop=False).record
     assert record["in_flight_bytes"] == 2 * 4 * 4 * 3 / 0.5 * 3
     assert record["clips_per_second"] == 4.0
     meter.add(replace(result(), step_seconds=0.5, age_seconds=math.nan))
-    record, _, _ = meter.reduce(1, stop=False)
+    record = meter.reduce(1, stop=False).record
     assert record["in_flight_bytes"] is None, "a decoder that does not say when it was done"
     assert record["clips_per_second"] == 4.0
 
@@ -50,10 +50,10 @@ def count(rank: int, ranks: int, folder: str) -> None:
     meter, progress, seen = Meter(CPU), Progress(position=100), []
     for failures in [(), [failed(10 + rank, "truncated"), failed(rank, "no frames")][: ranks - 1 - rank]]:
         meter.add(result(*failures))
-        _, new, _ = meter.reduce(ranks, stop=False)
+        new = meter.reduce(ranks, stop=False).failures
         progress.count_failures(failure.reason for failure in new)
         seen.append([failure.position for failure in new])
-    told = {"seen": seen, "says": budget_exceeded(progress, 0.0), "failures": progress.failures}
+    told = {"seen": seen, "says": failures_exceeded(progress, 0.0), "failures": progress.failures}
     Path(folder, f"{rank}.json").write_text(json.dumps(told))
     dist.destroy_process_group()
 
@@ -72,7 +72,7 @@ def test_the_budget_is_a_share_but_a_few_failures_at_the_start_are_none() -> Non
     def exceeded(failures: int, position: int, budget: float) -> bool:
         progress = Progress(position=position)
         progress.count_failures(["no frames"] * failures)
-        return budget_exceeded(progress, budget) is not None
+        return failures_exceeded(progress, budget) is not None
 
     assert not exceeded(10, 20, 0.01)
     assert exceeded(11, 20, 0.01)

@@ -95,10 +95,9 @@ def run(ranks: list[Connection], manifest: Manifest) -> Run:
         workers = ranks[: recipe.train.workers]
         for jobs in workers:
             jobs.send((recipe, manifest, folder))
-        for jobs in workers:
-            assert jobs.poll(120), "a rank does not come to an end"
-            error = jobs.recv()
-            assert error is None, error
+        assert all(jobs.poll(120) for jobs in workers), "a rank does not come to an end"
+        errors = [jobs.recv() for jobs in workers]
+        assert not any(errors), errors[0]
         return folder
 
     return run
@@ -175,3 +174,25 @@ def test_a_checkpoint_fits_every_way(
     (parts / STOP_FILE).unlink()
     run(changed(recipe, **WAYS[then]), parts)
     assert_same(parts, whole, recipe)
+
+
+@pytest.mark.parametrize("way", ["ddp on 2", "fsdp on 2"])
+def test_steps_that_are_no_number_are_left_out_by_all(way: str, run: Run, tmp_path: Path) -> None:
+    wild = changed(RECIPE, optim__lr=1e30, optim__warmup_steps=0, optim__clip_norm=None, train__guard__budget=6)
+    alone, other = run(wild, tmp_path / "alone"), run(changed(wild, **WAYS[way]), tmp_path / "other")
+    steps = [
+        [r["step"] for r in read_records(one / "metrics.jsonl") if r["kind"] == "refused"] for one in (alone, other)
+    ]
+    assert steps == [[2, 3, 4, 5, 6]] * 2
+    keys = [
+        [r["keys"] for r in read_records(one / "metrics.jsonl") if r["kind"] == "refused"] for one in (alone, other)
+    ]
+    assert [sorted(one) for one in keys[0]] == [sorted(one) for one in keys[1]]
+    assert all(len(one) == 8 for one in keys[0])
+    with pytest.raises(
+        AssertionError, match=r"RunError: 2 of the last 1,000 steps were left out.*budget of 1;.*step 3"
+    ):
+        run(changed(wild, **WAYS[way], train__guard__budget=1), tmp_path / "strict")
+    newest = newest_checkpoint(tmp_path / "strict")
+    assert newest is not None
+    assert newest.name == "step-00000003", "with a larger budget it can go on from there"
