@@ -31,12 +31,12 @@ from ray.cluster_utils import Cluster
 from rich.console import Console
 
 from headrace import keyed
+from headrace.cli import saved_recipe
 from headrace.cluster.launch import ERROR_FILE
 from headrace.cluster.trainer import plan_of
 from headrace.data.encode import encode_video
 from headrace.data.manifest import Manifest
 from headrace.errors import UserError, exit_with_sentence
-from headrace.recipe import load_recipe
 from headrace.train.progress import newest_checkpoint, read_progress
 from jobs import index
 from jobs.recipes import RECIPES
@@ -221,8 +221,7 @@ def main(arguments: list[str]) -> int:
 
 def examine(run: Path) -> dict[str, Any]:
     """Compare what a run consumed, up to its newest checkpoint, with its order."""
-    saved = json.loads((run / "recipe.json").read_text())
-    recipe = load_recipe(run / "recipe.json", RECIPES[saved["name"]]())
+    recipe = saved_recipe(run, RECIPES)
     manifest = Manifest.load(recipe.data.source)
     assert manifest is not None
     plan = plan_of(recipe, manifest.usable())

@@ -40,7 +40,7 @@ from headrace.evaluate import feature_std, knn_accuracy, linear_probe_accuracy, 
 from headrace.models import Objective
 from headrace.recipe import Recipe
 from headrace.train import checkpoint
-from headrace.train.progress import complete_checkpoints, read_progress
+from headrace.train.progress import CheckpointPath, complete_checkpoints, read_progress
 from jobs.recipes import RECIPES
 from jobs.sources import Bar, RunSource, cores, open_sources
 
@@ -149,7 +149,7 @@ def _labelled(manifest: Manifest) -> Manifest:
     return labelled
 
 
-def _encoder(recipe: Recipe, weights: Path | None, device: torch.device) -> Objective:
+def _encoder(recipe: Recipe, weights: CheckpointPath | None, device: torch.device) -> Objective:
     torch.manual_seed(recipe.seed)
     objective = recipe.model.build(recipe.augment.height, recipe.augment.width)
     if weights is not None:

@@ -2,7 +2,7 @@
 
     python jobs/train.py                                          the demo, on street scenes that it makes
     python jobs/train.py hjepa_tiny --data.source my_videos       a recipe on data of your own
-    python jobs/train.py --resume runs/hjepa_tiny-...             go on with a run
+    python jobs/train.py --resume runs/hjepa_tiny-...             go on with a run, or with s3://bucket/runs/...
     python jobs/train.py --from-run runs/hjepa_tiny-... --seed 1  the same recipe once more
 
 Runs embedded, or on the cluster that RAY_ADDRESS names (`ray job submit -- python jobs/train.py` sets it).
@@ -24,6 +24,7 @@ from data_pipelines.clips import micro_batches
 from headrace.cli import RECIPE_FILE, RunOptions, parse
 from headrace.cluster.launch import ray_cluster, see_through
 from headrace.cluster.trainer import build_trainer, check_room, fit, plan_of, resources_for, spare_cpus
+from headrace.data import storage
 from headrace.errors import RunError, UserError, exit_with_sentence
 from headrace.observe.environment import write_environment
 from headrace.observe.mirror import Mirror
@@ -33,7 +34,7 @@ from headrace.observe.tensorboard_log import TensorBoardLog
 from headrace.observe.wandb_log import WandbLog
 from headrace.observe.watch import recorded_bytes, watch
 from headrace.recipe import Recipe, replace_at, save_recipe
-from headrace.train.progress import newest_checkpoint, read_progress
+from headrace.train.progress import ELSEWHERE_FILE, newest_checkpoint, read_progress
 from jobs import sources
 from jobs.recipes import DEFAULT, RECIPES
 
@@ -90,17 +91,41 @@ def _mirrors(run: Path, recipe: Recipe, options: RunOptions) -> list[Mirror]:
 def _open_run(recipe: Recipe, options: RunOptions) -> Path:
     """Return the folder of the run, with its recipe in it."""
     if options.resume is not None:
-        if newest_checkpoint(options.resume) is None:
-            raise UserError(f"{str(options.resume)!r} holds no checkpoint to go on from")
-        run = options.resume
+        run = _resumed(options.resume, options.output)
     else:
-        run = options.output or Path("runs") / f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        run = (options.output or Path("runs") / f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}").absolute()
         if (run / RECIPE_FILE).exists():
             raise UserError(f"{str(run)!r} holds a run already: choose another --output, or --resume {run}")
-    run = run.absolute()
-    run.mkdir(parents=True, exist_ok=True)
+        run.mkdir(parents=True, exist_ok=True)
+        if recipe.train.checkpoints is not None:
+            _keep_elsewhere(run, f"{recipe.train.checkpoints.rstrip('/')}/{run.name}")
     save_recipe(recipe, run / RECIPE_FILE)
+    if (run / ELSEWHERE_FILE).exists():  # beside the checkpoints, which then are all that a run needs
+        storage.upload(run / RECIPE_FILE, f"{(run / ELSEWHERE_FILE).read_text()}/{RECIPE_FILE}")
     write_environment(run)
+    return run
+
+
+def _keep_elsewhere(run: Path, location: str) -> None:
+    """Let the checkpoints of a new run lie at a location in object storage."""
+    if storage.list_files(location, missing=True):
+        raise UserError(f"{location!r} holds a run already: choose another --output, or --resume {location}")
+    (run / ELSEWHERE_FILE).write_text(location)
+
+
+def _resumed(asked: str, output: Path | None) -> Path:
+    """Return the folder of a run that goes on; a new one where only its checkpoints are left."""
+    run = Path(asked).absolute()
+    if storage.is_remote(asked):
+        location = asked.rstrip("/")
+        run = (output or Path("runs") / location.rpartition("/")[2]).absolute()
+        if (run / RECIPE_FILE).exists():
+            raise UserError(f"{str(run)!r} holds a run already: --resume it, or choose another --output")
+        storage.list_files(location)  # which says at once what is wrong with it
+        run.mkdir(parents=True, exist_ok=True)
+        (run / ELSEWHERE_FILE).write_text(location)
+    if newest_checkpoint(run) is None:
+        raise UserError(f"{asked!r} holds no checkpoint to go on from")
     return run
 
 

@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from headrace.data import storage
 from headrace.errors import UserError, did_you_mean
 from headrace.recipe import Recipe, load_recipe
 
@@ -29,8 +30,9 @@ class RunOptions:
     output: Path | None = None
     """Folder of the new run; runs/<recipe>-<date>-<time> if not given."""
 
-    resume: Path | None = None
-    """Folder of a run that goes on from its newest checkpoint, with its own recipe."""
+    resume: str | None = None
+    """Folder of a run that goes on from its newest checkpoint, with its own recipe; or where its checkpoints are kept,
+    as s3://bucket/runs/NAME, if the folder is lost."""
 
     from_run: Path | None = None
     """Folder of a run whose recipe starts anew."""
@@ -81,17 +83,22 @@ def parse(
     return command.recipe, command.run
 
 
-def saved_recipe(run: Path, recipes: Recipes) -> Recipe:
+def saved_recipe(run: Path | str, recipes: Recipes) -> Recipe:
     """Return the recipe that was saved with a run.
 
+    Args:
+        run: its folder, or the location at which its checkpoints are kept.
+        recipes: by name.
+
     Raises:
-        UserError: the folder holds no run, or its recipe no longer exists.
+        UserError: there is no run, or its recipe no longer exists.
     """
-    path = run / RECIPE_FILE
-    if not path.is_file():
-        raise UserError(f"{str(run)!r} is no run: it holds no {RECIPE_FILE}")
-    name = json.loads(path.read_text()).get("name", "")
-    return load_recipe(path, _named(name, recipes))
+    where = f"{run}/{RECIPE_FILE}"
+    try:
+        text = storage.read_text(where)
+    except OSError as error:
+        raise UserError(f"{str(run)!r} is no run: it holds no {RECIPE_FILE} ({error})") from None
+    return load_recipe(text, _named(json.loads(text).get("name", ""), recipes), where)
 
 
 def _base(name: str | None, run: str | None, recipes: Recipes, default: str) -> Recipe:
@@ -99,7 +106,7 @@ def _base(name: str | None, run: str | None, recipes: Recipes, default: str) -> 
         return _named(name or default, recipes)
     if name is not None:
         raise UserError(f"a run brings its own recipe: drop {name!r}, or drop --resume/--from-run")
-    return saved_recipe(Path(run), recipes)
+    return saved_recipe(run, recipes)
 
 
 def _named(name: str, recipes: Recipes) -> Recipe:

@@ -59,17 +59,18 @@ def save_recipe(recipe: Recipe, path: Path) -> None:
     path.write_text(json.dumps(dataclasses.asdict(recipe), indent=2) + "\n")
 
 
-def load_recipe(path: Path, base: Recipe) -> Recipe:
-    """Return the recipe that was saved at `path`.
+def load_recipe(text: str, base: Recipe, where: str) -> Recipe:
+    """Return the recipe that was saved.
 
     Args:
-        path: a file that `save_recipe` wrote.
+        text: what `save_recipe` wrote.
         base: the named recipe it was made from; it says of which classes the configs are.
+        where: it was written, for errors.
 
     Raises:
-        UserError: the file names a field that no longer exists, or lacks one.
+        UserError: the text names a field that no longer exists, or lacks one.
     """
-    recipe: Recipe = _from_dict(base, json.loads(path.read_text()), str(path))
+    recipe: Recipe = _from_dict(base, json.loads(text), where)
     return recipe
 
 

@@ -20,7 +20,8 @@ def command(*arguments: str) -> tuple[object, object]:
 def test_a_saved_recipe_comes_back_the_same(name: str, tmp_path: Path) -> None:
     recipe = replace_at(replace_at(RECIPES[name](), "seed", 7), "train.compile.options", None)
     save_recipe(recipe, tmp_path / "recipe.json")
-    assert load_recipe(tmp_path / "recipe.json", RECIPES[name]()) == recipe
+    path = tmp_path / "recipe.json"
+    assert load_recipe(path.read_text(), RECIPES[name](), str(path)) == recipe
     assert saved_recipe(tmp_path, RECIPES) == recipe
 
 
@@ -72,7 +73,7 @@ def test_a_recipe_of_another_version_is_refused(tmp_path: Path) -> None:
     saved["train"]["setps"] = saved["train"].pop("steps")
     path.write_text(json.dumps(saved))
     with pytest.raises(UserError, match="'setps', which no longer exists: did you mean 'steps'"):
-        load_recipe(path, RECIPES["demo"]())
+        load_recipe(path.read_text(), RECIPES["demo"](), str(path))
 
 
 def test_replace_at_names_the_nearest_field() -> None:

@@ -15,6 +15,7 @@ from headrace.cluster.context import HOLD_NONE
 from headrace.cluster.ingest import STREAM
 from headrace.cluster.pool import cluster_cores
 from headrace.data.echo import unfold
+from headrace.train.progress import CheckpointPath
 
 
 class RaySession:
@@ -41,10 +42,11 @@ class RaySession:
         blocks = shard.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=HOLD_NONE)
         return unfold(map(from_row, blocks), self.world_size)
 
-    def committed(self, checkpoint: Path, step: int, loss: float) -> None:
-        """Tell Ray Train, so that its dashboard shows the checkpoint; it lies where it was written."""
+    def committed(self, checkpoint: CheckpointPath, step: int, loss: float) -> None:
+        """Tell Ray Train, so that its dashboard shows the checkpoint where it lies in the run's folder."""
+        shown = isinstance(checkpoint, Path) and self.rank == 0
         ray.train.report(
             {"step": step, "loss": loss},
-            checkpoint=Checkpoint.from_directory(checkpoint) if self.rank == 0 else None,
+            checkpoint=Checkpoint.from_directory(checkpoint) if shown else None,
             checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
         )

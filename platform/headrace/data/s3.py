@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from boto3.exceptions import Boto3Error
+from botocore.exceptions import ClientError
 
-from headrace.data.retry import START_PATIENCE_SECONDS, StorageError, Transient, retry
+from headrace.data.retry import PATIENCE_SECONDS, START_PATIENCE_SECONDS, StorageError, Transient, retry
 from headrace.data.s3_client import connection, plain_errors, refusal_error, wrong_region
 
 _SIGN_AGAIN_SECONDS = 300  # boto3 renews credentials 10 minutes before they expire, so a signature outlives this
@@ -36,16 +38,17 @@ def split(location: str) -> tuple[str, str]:
     return bucket, key
 
 
-def list_objects(location: str) -> list[Listed]:
+def list_objects(location: str, patience_seconds: float = START_PATIENCE_SECONDS) -> list[Listed]:
     """Return the objects below a location, or the one that stands there.
 
     Raises:
-        StorageError: the bucket is not there, may not be read, or does not answer within seconds.
+        StorageError: the bucket is not there, may not be read, or does not answer in time.
     """
     bucket, key = split(location.rstrip("/"))
+    ask = partial(_ask, "list_objects_v2", location, patience_seconds, Bucket=bucket)
     found, token = list[Listed](), dict[str, str]()
     while True:
-        page = _ask("list_objects_v2", location, Bucket=bucket, Prefix=f"{key}/" if key else "", **token)
+        page = ask(Prefix=f"{key}/" if key else "", **token)
         _check_region(location, page)
         found += [_listed(item["Key"], item["Size"], item["LastModified"]) for item in page.get("Contents", [])]
         if not page.get("IsTruncated"):
@@ -54,7 +57,7 @@ def list_objects(location: str) -> list[Listed]:
     found = [item for item in found if not item.key.endswith("/")]  # what marks an empty folder
     if found or not key:
         return found
-    first = _ask("list_objects_v2", location, Bucket=bucket, Prefix=key, MaxKeys=1).get("Contents", [])
+    first = ask(Prefix=key, MaxKeys=1).get("Contents", [])
     return [_listed(item["Key"], item["Size"], item["LastModified"]) for item in first if item["Key"] == key]
 
 
@@ -154,8 +157,8 @@ class S3Object:
             return self._url
 
 
-def _ask(operation: str, location: str, **arguments: Any) -> dict[str, Any]:
-    """Call an operation of boto3's client, before anything has started: in vain only for a few seconds."""
+def _ask(operation: str, location: str, patience_seconds: float, **arguments: Any) -> dict[str, Any]:
+    """Call an operation of boto3's client."""
 
     client = connection().client
 
@@ -164,7 +167,7 @@ def _ask(operation: str, location: str, **arguments: Any) -> dict[str, Any]:
             answer: dict[str, Any] = getattr(client, operation)(**arguments)
             return answer
 
-    return retry(attempt, location, START_PATIENCE_SECONDS)
+    return retry(attempt, location, patience_seconds)
 
 
 def _check_region(location: str, page: dict[str, Any]) -> None:
@@ -176,15 +179,18 @@ def _check_region(location: str, page: dict[str, Any]) -> None:
 
 
 def _write(location: str, act: Callable[[], object]) -> None:
-    """Call what tries again by itself, so that what fails in it has failed for good."""
-    try:
+    """Call what writes, again and again while the storage is away: what would be lost is worth minutes."""
+
+    def attempt() -> None:
         with plain_errors(location):
-            act()
-    except Transient as error:
-        raise StorageError(f"{location!r} could not be written: {error}") from None
-    except Boto3Error as error:  # of an upload: its text quotes what the server said
-        cause = error.__context__
-        raise StorageError(f"{location!r} could not be written ({type(cause or error).__name__})") from None
+            try:
+                act()
+            except Boto3Error as error:  # of an upload: it hides what the server said
+                if not isinstance(error.__context__, ClientError):
+                    raise StorageError(f"{location!r} could not be written ({type(error).__name__})") from None
+                raise error.__context__ from None
+
+    retry(attempt, location, PATIENCE_SECONDS)
 
 
 def _listed(key: str, size: int, written: datetime) -> Listed:

@@ -9,11 +9,12 @@ Credentials come from the storage library's standard chain; a location that hold
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +25,13 @@ from pyarrow import fs
 from headrace.data.cache import Cache
 from headrace.data.ranges import LOCAL_GAP_BYTES, Range, Request, cut, plan_requests
 from headrace.data.remote import arrow_delete, arrow_move, arrow_path, arrow_upload, read_range, remote_object, s3, stat
-from headrace.data.retry import StorageError
+from headrace.data.retry import PATIENCE_SECONDS, START_PATIENCE_SECONDS, StorageError
 from headrace.errors import UserError
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+    from headrace.data.s3 import Listed
 
 Compression = Literal["stored", "deflate", "parquet"]
 
@@ -183,47 +186,55 @@ def _check_whole(where: ByteRange, expected: int, found: int) -> None:
         )
 
 
-def list_files(root: str) -> list[StoredFile]:
+def list_files(root: str, *, missing: bool = False, patient: bool = False) -> list[StoredFile]:
     """Return the files at or below `root`, sorted by path; hidden files and folders are left out.
 
     Paths are relative to the root; the root itself, if it is a file, is listed under its own name.
 
+    Args:
+        root: a location.
+        missing: it need not exist; then there are none.
+        patient: a run has begun, so a storage that does not answer is waited for.
+
     Raises:
-        UserError: there is no such path, or the storage refuses or does not answer.
+        UserError: there is no such path, or the storage refuses or does not answer within seconds.
+        StorageError: the same where it was waited for.
     """
     _refuse_credentials(root)
-    try:
-        files = _s3_files(root) if _is_s3(root) else _arrow_files(root)
-    except StorageError as error:
-        raise UserError(str(error)) from None
+    with _user_errors(not patient):
+        files = _s3_files(root, patient) if _is_s3(root) else _arrow_files(root)
+    if files is None and missing:
+        return []
     if files is None:
         raise UserError(f"there is no file or folder at {root!r}")
     return [file for file in sorted(files, key=lambda file: file.path) if not _hidden(file.path)]
 
 
-def names_in(folder: str) -> list[str]:
+def names_in(folder: str, *, patient: bool = False) -> list[str]:
     """Return the names of what a folder holds itself, sorted; none where there is no such folder.
 
+    Args:
+        folder: a location.
+        patient: as of `list_files`.
+
     Raises:
-        UserError: the storage refuses, or does not answer within seconds.
+        UserError, StorageError: the storage refuses, or does not answer.
     """
     if not is_remote(folder):
         return sorted(path.name for path in Path(folder).iterdir()) if Path(folder).is_dir() else []
     _refuse_credentials(folder)
-    try:
+    with _user_errors(not patient):
         if not _is_s3(folder):
             return sorted(file.path for file in _arrow_files(folder) or [] if "/" not in file.path)
         _, path = s3().split(folder)
-        found = (item.key.removeprefix(f"{path}/" if path else "") for item in s3().list_objects(folder))
+        found = (item.key.removeprefix(f"{path}/" if path else "") for item in _s3_objects(folder, patient))
         return sorted(name for name in found if "/" not in name)
-    except StorageError as error:
-        raise UserError(str(error)) from None
 
 
-def exists(location: str) -> bool:
-    """Say whether there is a file at a location in object storage."""
+def exists(location: str, *, patient: bool = False) -> bool:
+    """Say whether there is a file at a location in object storage; raises as `names_in`."""
     folder, _, name = location.rpartition("/")
-    return name in names_in(folder)
+    return name in names_in(folder, patient=patient)
 
 
 def upload(path: Path, location: str) -> None:
@@ -283,6 +294,19 @@ def _is_s3(location: str) -> bool:
     return location.startswith("s3://")
 
 
+def read_text(location: str) -> str:
+    """Return what a small file holds now.
+
+    Raises:
+        OSError: there is none, or the storage failed.
+    """
+    if not is_remote(location):
+        return Path(location).read_text(encoding="utf-8")
+    now = remote_object.__wrapped__(location)  # another than the one that reads go on with: that one is of a version
+    size, _ = stat(now)
+    return read_range(now, 0, size).decode()
+
+
 def open_file(location: str, *, buffered: bool = True) -> BinaryIO:
     """Return a seekable file over a whole location; reads only what is asked of it."""
     if not is_remote(location):
@@ -304,10 +328,25 @@ def _refuse_credentials(location: str) -> None:
         )
 
 
-def _s3_files(root: str) -> list[StoredFile] | None:
+@contextlib.contextmanager
+def _user_errors(wanted: bool) -> Iterator[None]:
+    try:
+        yield
+    except StorageError as error:
+        if not wanted:
+            raise
+        raise UserError(str(error)) from None
+
+
+def _s3_objects(location: str, patient: bool) -> list[Listed]:
+    found: list[Listed] = s3().list_objects(location, PATIENCE_SECONDS if patient else START_PATIENCE_SECONDS)
+    return found
+
+
+def _s3_files(root: str, patient: bool) -> list[StoredFile] | None:
     _, path = s3().split(root.rstrip("/"))
     folder = f"{path}/" if path else ""
-    found = s3().list_objects(root)
+    found = _s3_objects(root, patient)
     files = [
         StoredFile(Path(path).name if item.key == path else item.key.removeprefix(folder), item.size, item.mtime_ns)
         for item in found

@@ -115,8 +115,8 @@ class StepRecord(TypedDict):
 
 
 class CheckpointRecord(TypedDict):
-    """A checkpoint is complete. `path` is relative to the run's folder, `seconds` what it took, `blocked_seconds` the
-    part of it in which nobody trained."""
+    """A checkpoint is complete. `path` is relative to the run's folder, or a location; `seconds` what it took,
+    `blocked_seconds` the part of it in which nobody trained."""
 
     kind: Literal["checkpoint"]
     time: float

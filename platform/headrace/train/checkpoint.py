@@ -4,9 +4,10 @@
                       progress.json     step, position, failures, what they belong to
     <run>/checkpoints/.step-00000200.partial    being written; ignored, and overwritten by the next attempt
 
-Each rank writes its share while training goes on, then rank 0 renames. Tensors are saved under the model's own names,
-so any number of workers can read them. There is no random state to save: every draw is a function of the seed and the
-position.
+Each rank writes its share while training goes on, then rank 0 renames. In object storage, where nothing can be renamed
+as a whole, a checkpoint is complete once it holds progress.json, which is written last. Tensors are saved under the
+model's own names, so any number of workers can read them. There is no random state to save: every draw is a function
+of the seed and the position.
 """
 
 from __future__ import annotations
@@ -34,11 +35,13 @@ from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from typing_extensions import Self
 
+from headrace.data import storage
 from headrace.errors import RunError, UserError
 from headrace.observe.figures import size
 from headrace.optim import eval_mode, train_mode
 from headrace.train.parallel import barrier, world_size
-from headrace.train.progress import CHECKPOINTS, PROGRESS_FILE, Progress, complete_checkpoints
+from headrace.train.progress import PROGRESS_FILE, CheckpointPath, Progress, checkpoint_at, complete_checkpoints
+from headrace.train.remote_files import RemoteFiles, RemoteReader, RemoteWriter
 from headrace.train.step import Trainable
 
 
@@ -47,13 +50,13 @@ class Saved:
     """A complete checkpoint.
 
     Attributes:
-        path: its folder.
+        path: where it lies.
         progress: how far the run was.
         loss: what it was then.
         seconds: from its begin until it was complete; blocked_seconds: of these, those in which nobody trained.
     """
 
-    path: Path
+    path: CheckpointPath
     progress: Progress
     loss: float
     seconds: float
@@ -62,8 +65,8 @@ class Saved:
 
 @dataclass(frozen=True)
 class _Pending:
-    final: Path
-    partial: Path
+    final: CheckpointPath
+    partial: CheckpointPath
     progress: Progress
     loss: float
     began: float
@@ -113,17 +116,16 @@ class Saver:
         """
         assert self._pending is None
         start = time.perf_counter()
-        final = self._run / CHECKPOINTS / f"step-{progress.step:08d}"
-        partial = final.with_name(f".{final.name}.partial")
+        final = checkpoint_at(self._run, progress.step)
+        partial = final if isinstance(final, str) else final.with_name(f".{final.name}.partial")
         with _as_run_error(final):
             if _rank() == 0:
-                shutil.rmtree(partial, ignore_errors=True)
-                partial.mkdir(parents=True)
+                _make_room(partial)
             barrier()
             with _alone_without_warning() as alone, eval_mode(trainable.optimizer):
                 written = dcp.async_save(
                     _state(trainable),
-                    checkpoint_id=partial,
+                    storage_writer=_writer(partial),
                     process_group=self._group,
                     async_stager=self._stager,
                     no_dist=alone,
@@ -145,20 +147,16 @@ class Saver:
         with _as_run_error(pending.final):
             pending.written.result()
             if _rank() == 0:
-                (pending.partial / PROGRESS_FILE).write_text(json.dumps(asdict(pending.progress)) + "\n")
-                _flush(pending.partial)
-                shutil.rmtree(pending.final, ignore_errors=True)
-                pending.partial.rename(pending.final)
-                _flush(pending.final.parent)
+                _complete(pending.partial, pending.final, pending.progress)
                 for old in complete_checkpoints(self._run)[: -self._keep]:
-                    shutil.rmtree(old)
+                    _remove(old)
         barrier()
         now = time.perf_counter()
         blocked = pending.blocked_seconds + now - start
         return Saved(pending.final, pending.progress, pending.loss, now - pending.began, blocked)
 
 
-def save(run: Path, trainable: Trainable, progress: Progress, keep: int) -> Path:
+def save(run: Path, trainable: Trainable, progress: Progress, keep: int) -> CheckpointPath:
     """Write a checkpoint and wait for it; all ranks take part. Returns its path, on every rank once it is complete.
 
     Raises:
@@ -171,7 +169,7 @@ def save(run: Path, trainable: Trainable, progress: Progress, keep: int) -> Path
     return saved.path
 
 
-def load(checkpoint: Path, trainable: Trainable) -> None:
+def load(checkpoint: CheckpointPath, trainable: Trainable) -> None:
     """Read model, optimizer and average, in place, whatever number of workers wrote them, and however they shared them.
 
     Raises:
@@ -185,7 +183,7 @@ def load(checkpoint: Path, trainable: Trainable) -> None:
         state.pop("guard", None)
     try:
         with _alone_without_warning() as alone:
-            dcp.load(state, checkpoint_id=checkpoint, no_dist=alone)
+            dcp.load(state, storage_reader=_reader(checkpoint), no_dist=alone)
     except (dcp.api.CheckpointException, RuntimeError, ValueError) as error:
         raise UserError(f"{checkpoint} does not fit this recipe's model: {_last_line(error)}") from error
     set_state_dict(
@@ -200,7 +198,7 @@ def load(checkpoint: Path, trainable: Trainable) -> None:
         trainable.ema.load_state_dict(state["ema"])
 
 
-def load_model(checkpoint: Path, model: nn.Module) -> None:
+def load_model(checkpoint: CheckpointPath, model: nn.Module) -> None:
     """Read only the model, in place, in a process of its own: the average of its weights, where the run kept one.
 
     Raises:
@@ -213,7 +211,7 @@ def load_model(checkpoint: Path, model: nn.Module) -> None:
         state["ema"] = {"average": {name: torch.empty_like(weights[name], dtype=torch.float32) for name in averaged}}
     try:
         with _alone_without_warning():
-            dcp.load(state, checkpoint_id=checkpoint, no_dist=True)
+            dcp.load(state, storage_reader=_reader(checkpoint), no_dist=True)
     except (dcp.api.CheckpointException, RuntimeError, ValueError) as error:
         raise UserError(f"{checkpoint} does not fit this recipe's model: {_last_line(error)}") from error
     model.load_state_dict(weights | (state["ema"]["average"] if averaged else {}))
@@ -226,10 +224,50 @@ def _state(trainable: Trainable) -> dict[str, Any]:
     return {name: part for name, part in parts.items() if part}
 
 
-def _names(checkpoint: Path) -> Container[str]:
+def _names(checkpoint: CheckpointPath) -> Container[str]:
     """Return the names of what a checkpoint holds."""
-    names: Container[str] = dcp.FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+    names: Container[str] = _reader(checkpoint).read_metadata().state_dict_metadata
     return names
+
+
+def _writer(place: CheckpointPath) -> dcp.StorageWriter:
+    return RemoteWriter(place) if isinstance(place, str) else dcp.FileSystemWriter(place)
+
+
+def _reader(place: CheckpointPath) -> dcp.StorageReader:
+    return RemoteReader(place) if isinstance(place, str) else dcp.FileSystemReader(place)
+
+
+def _make_room(partial: CheckpointPath) -> None:
+    """Take away what an earlier attempt left where a checkpoint is to be written."""
+    if isinstance(partial, str):
+        _remove(partial)
+    else:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+
+
+def _complete(partial: CheckpointPath, final: CheckpointPath, progress: Progress) -> None:
+    """Make a checkpoint of what all ranks have written."""
+    text = json.dumps(asdict(progress)) + "\n"
+    if isinstance(partial, str) or isinstance(final, str):
+        with RemoteFiles().create_stream(f"{final}/{PROGRESS_FILE}", "wb") as file:
+            file.write(text.encode())
+        return
+    (partial / PROGRESS_FILE).write_text(text)
+    _flush(partial)
+    shutil.rmtree(final, ignore_errors=True)
+    partial.rename(final)
+    _flush(final.parent)
+
+
+def _remove(checkpoint: CheckpointPath) -> None:
+    """Delete a checkpoint, first of all what makes it complete."""
+    if not isinstance(checkpoint, str):
+        shutil.rmtree(checkpoint)
+        return
+    for name in sorted(storage.names_in(checkpoint, patient=True), key=lambda name: name != PROGRESS_FILE):
+        storage.delete(f"{checkpoint}/{name}")
 
 
 def _flush(folder: Path) -> None:
@@ -252,7 +290,7 @@ def _alone_without_warning() -> Iterator[bool]:
 
 
 @contextlib.contextmanager
-def _as_run_error(path: Path) -> Iterator[None]:
+def _as_run_error(path: CheckpointPath) -> Iterator[None]:
     try:
         yield
     except (OSError, dcp.api.CheckpointException) as error:
@@ -270,8 +308,8 @@ def _root_cause(error: BaseException) -> str:
     return _last_line(cause or error)
 
 
-def _space_left(path: Path) -> str:
-    for folder in path.parents:
+def _space_left(path: CheckpointPath) -> str:
+    for folder in path.parents if isinstance(path, Path) else ():
         with contextlib.suppress(OSError):
             return f" ({size(shutil.disk_usage(folder).free)} are free there)"
     return ""

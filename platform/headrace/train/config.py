@@ -113,6 +113,10 @@ class TrainConfig:
     """A worker that takes longer over one step writes down where it stands and ends, and the run goes on from its
     newest checkpoint; what compiles may take minutes."""
 
+    checkpoints: str | None = None
+    """Location in object storage, as s3://bucket/runs, below which a run's checkpoints are kept under its name; in the
+    run's folder if not given."""
+
     checkpoint_every: int = 100
     """Steps between checkpoints; the last step always writes one."""
 
@@ -140,6 +144,11 @@ class TrainConfig:
             raise UserError(
                 f"--train.profile wants a first and a last step out of 1 to {self.steps}, in order, got "
                 f"{self.profile[0]} {self.profile[1]}"
+            )
+        if self.checkpoints is not None and "://" not in self.checkpoints:
+            raise UserError(
+                f"--train.checkpoints wants a location in object storage, as s3://bucket/runs, got "
+                f"{self.checkpoints!r}: checkpoints lie in the run's folder anyway, which --output names"
             )
         if not self.attention:
             raise UserError("--train.attention names no kernel: math always works")

@@ -1,6 +1,7 @@
 """Where a run stands, read from its folder. Light: the driver and Ray's controller read it without loading torch.
 
-<run>/checkpoints/step-00000100/progress.json
+<run>/checkpoints/step-00000100/progress.json     its presence makes a checkpoint complete
+<run>/ELSEWHERE   a location, as s3://bucket/run, in which checkpoints/ lies instead
 <run>/STOP        its presence asks the workers for a checkpoint and an end
 <run>/FAILED      why the run cannot go on; starting the workers again would not help
 """
@@ -13,15 +14,21 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
+from headrace.data import storage
 from headrace.errors import RunError
 
 CHECKPOINTS = "checkpoints"
 PROGRESS_FILE = "progress.json"
 STOP_FILE = "STOP"
 FAILED_FILE = "FAILED"
+ELSEWHERE_FILE = "ELSEWHERE"
 REFUSED_WINDOW = 1000
 _NAME = re.compile(r"step-(\d{8,})")
+
+CheckpointPath: TypeAlias = "Path | str"
+"""Where a checkpoint lies: a folder on disk, or a location in object storage."""
 
 
 @dataclass
@@ -90,23 +97,45 @@ class Progress:
         return number
 
 
-def complete_checkpoints(run: Path) -> list[Path]:
-    """Return the run's complete checkpoints, the newest last."""
-    folder = run / CHECKPOINTS
-    if not folder.is_dir():
-        return []
-    named = ((_NAME.fullmatch(path.name), path) for path in folder.iterdir())
-    return [path for _, path in sorted((int(match[1]), path) for match, path in named if match)]
+def checkpoint_at(run: Path, step: int) -> CheckpointPath:
+    """Return where the run's checkpoint of a step lies, or will lie."""
+    name, elsewhere = f"step-{step:08d}", run / ELSEWHERE_FILE
+    return f"{elsewhere.read_text()}/{CHECKPOINTS}/{name}" if elsewhere.exists() else run / CHECKPOINTS / name
 
 
-def newest_checkpoint(run: Path) -> Path | None:
-    """Return the run's newest complete checkpoint."""
+def complete_checkpoints(run: Path) -> list[CheckpointPath]:
+    """Return the run's complete checkpoints, the newest last.
+
+    Raises:
+        StorageError: the storage refuses, or does not answer for minutes.
+    """
+    names = _complete_names(checkpoint_at(run, 0))
+    steps = sorted(int(match[1]) for match in map(_NAME.fullmatch, names) if match)
+    return [checkpoint_at(run, step) for step in steps]
+
+
+def newest_checkpoint(run: Path) -> CheckpointPath | None:
+    """Return the run's newest complete checkpoint; raises as `complete_checkpoints`."""
     found = complete_checkpoints(run)
     return found[-1] if found else None
 
 
-def read_progress(checkpoint: Path | None) -> Progress:
+def read_progress(checkpoint: CheckpointPath | None) -> Progress:
     """Return how far the run was at a checkpoint; at the start for None."""
     if checkpoint is None:
         return Progress()
-    return Progress(**json.loads((checkpoint / PROGRESS_FILE).read_text()))
+    return Progress(**json.loads(storage.read_text(f"{checkpoint}/{PROGRESS_FILE}")))
+
+
+def name_of(checkpoint: CheckpointPath) -> str:
+    """Return a checkpoint's own name."""
+    return str(checkpoint).rpartition("/")[2]
+
+
+def _complete_names(sibling: CheckpointPath) -> list[str]:
+    """Return the names of the complete checkpoints beside one that need not exist."""
+    folder = str(sibling).rpartition("/")[0]
+    if not isinstance(sibling, str):
+        return [path.parent.name for path in Path(folder).glob(f"step-*/{PROGRESS_FILE}")]
+    files = (file.path.split("/") for file in storage.list_files(folder, missing=True, patient=True))
+    return [parts[0] for parts in files if parts[1:] == [PROGRESS_FILE]]

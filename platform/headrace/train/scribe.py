@@ -105,7 +105,7 @@ class Scribe:
     def checkpoint(self, saved: Saved) -> None:
         """Say that a checkpoint is complete."""
         took = {"seconds": saved.seconds, "blocked_seconds": saved.blocked_seconds}
-        path = str(saved.path.relative_to(self._session.run))
+        path = saved.path if isinstance(saved.path, str) else str(saved.path.relative_to(self._session.run))
         self._write({"kind": "checkpoint", "step": saved.progress.step, "path": path, **took})
 
     def profile(self, step: int, found: tuple[Path, list[Kernel]] | None) -> None:

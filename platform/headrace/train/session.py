@@ -17,6 +17,7 @@ from headrace.data.echo import unfold
 from headrace.data.manifest import Manifest
 from headrace.data.reader import BatchReader, Plan
 from headrace.errors import UserError
+from headrace.train.progress import CheckpointPath
 
 
 def local_device(asked: Literal["auto", "cpu", "cuda"]) -> torch.device:
@@ -54,7 +55,7 @@ class Session(Protocol):
         """Return this rank's micro-batches: first + rank, first + rank + world_size, ..."""
         ...
 
-    def committed(self, checkpoint: Path, step: int, loss: float) -> None:
+    def committed(self, checkpoint: CheckpointPath, step: int, loss: float) -> None:
         """Hear, on every rank, that a checkpoint is complete."""
         ...
 
@@ -86,5 +87,5 @@ class LocalSession:
         strips = (reader.read_strip(number) for number in mine if echo.is_decoded(number, first))
         return unfold(strips, self.world_size)
 
-    def committed(self, checkpoint: Path, step: int, loss: float) -> None:
+    def committed(self, checkpoint: CheckpointPath, step: int, loss: float) -> None:
         """Nobody else is there to hear it."""
