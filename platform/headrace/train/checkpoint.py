@@ -21,7 +21,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Container, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -66,19 +66,18 @@ class Saved:
 @dataclass(frozen=True)
 class _Pending:
     final: CheckpointPath
-    partial: CheckpointPath
     progress: Progress
     loss: float
     began: float
     blocked_seconds: float
-    written: Future[Any]
+    complete: Future[None]
 
 
 class Saver:
     """Writes checkpoints while training goes on, one at a time; all ranks take part in each call.
 
-    `begin` copies what is to be saved into host memory and returns; a thread writes the copy. `commit` gives it its
-    name, once all ranks have written their share.
+    `begin` copies what is to be saved into host memory and returns; a thread writes the copy and, on rank 0, completes
+    the checkpoint once all ranks have written their share. `commit` waits for it. An error on its way out does, too.
 
     Args:
         run: the run's folder.
@@ -91,6 +90,7 @@ class Saver:
         self._group = dist.new_group(backend="gloo") if world_size() > 1 else None
         pinned = torch.cuda.is_available()  # the copies are kept for the next checkpoint, so pinning pays
         self._stager = DefaultStager(StagingOptions(pinned, False, False, pinned))
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="headrace-checkpoint")
         self._pending: _Pending | None = None
 
     def __enter__(self) -> Self:
@@ -99,14 +99,13 @@ class Saver:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._pending is not None:  # an error is on its way: what is written now is never given its name
-            self._pending.written.exception()
+        self._thread.shutdown(wait=True)
         self._stager.close()
 
     @property
     def is_written(self) -> bool:
-        """Whether this rank has nothing left to write."""
-        return self._pending is None or self._pending.written.done()
+        """Whether this rank has nothing left to write, and on rank 0 to complete."""
+        return self._pending is None or self._pending.complete.done()
 
     def begin(self, trainable: Trainable, progress: Progress, loss: float = math.nan) -> None:
         """Begin a checkpoint, after the one before was committed.
@@ -131,8 +130,9 @@ class Saver:
                     no_dist=alone,
                 )
         assert isinstance(written, Future)  # it would be another thing if the stager staged in a thread, too
-        blocked = time.perf_counter() - start
-        self._pending = _Pending(final, partial, copy.deepcopy(progress), loss, start, blocked, written)
+        progress = copy.deepcopy(progress)
+        complete = self._thread.submit(self._complete, written, partial, final, progress)
+        self._pending = _Pending(final, progress, loss, start, time.perf_counter() - start, complete)
 
     def commit(self) -> Saved | None:
         """Wait until the checkpoint that was begun is complete and return it; None where none was begun.
@@ -145,15 +145,20 @@ class Saver:
             return None
         start = time.perf_counter()
         with _as_run_error(pending.final):
-            pending.written.result()
-            if _rank() == 0:
-                _complete(pending.partial, pending.final, pending.progress)
-                for old in complete_checkpoints(self._run)[: -self._keep]:
-                    _remove(old)
+            pending.complete.result()
         barrier()
         now = time.perf_counter()
         blocked = pending.blocked_seconds + now - start
         return Saved(pending.final, pending.progress, pending.loss, now - pending.began, blocked)
+
+    def _complete(
+        self, written: Future[Any], partial: CheckpointPath, final: CheckpointPath, progress: Progress
+    ) -> None:
+        written.result()  # on rank 0, only after all ranks have written their shares
+        if _rank() == 0:
+            _complete(partial, final, progress)
+            for old in complete_checkpoints(self._run)[: -self._keep]:
+                _remove(old)
 
 
 def save(run: Path, trainable: Trainable, progress: Progress, keep: int) -> CheckpointPath:

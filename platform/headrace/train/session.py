@@ -48,8 +48,12 @@ class Session(Protocol):
     world_size: int
     device: torch.device
     cores: int
-    manifest_digest: str
-    sequence: str
+
+    @property
+    def manifest_digest(self) -> str: ...
+
+    @property
+    def sequence(self) -> str: ...
 
     def batches(self, first: int) -> BatchStream:
         """Return this rank's micro-batches: first + rank, first + rank + world_size, ..."""
