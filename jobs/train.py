@@ -23,12 +23,12 @@ import torch
 from data_pipelines.clips import micro_batches
 from headrace.cli import RECIPE_FILE, RunOptions, parse
 from headrace.cluster.launch import ray_cluster, see_through
+from headrace.cluster.prometheus_log import PrometheusLog
 from headrace.cluster.trainer import build_trainer, check_room, fit, plan_of, resources_for, spare_cpus
 from headrace.data import storage
 from headrace.errors import RunError, UserError, exit_with_sentence
 from headrace.observe.environment import write_environment
 from headrace.observe.mirror import Mirror
-from headrace.observe.prometheus_log import PrometheusLog
 from headrace.observe.report import write_report
 from headrace.observe.tensorboard_log import TensorBoardLog
 from headrace.observe.wandb_log import WandbLog

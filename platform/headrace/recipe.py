@@ -70,7 +70,7 @@ def load_recipe(text: str, base: Recipe, where: str) -> Recipe:
     Raises:
         UserError: the text names a field that no longer exists, or lacks one.
     """
-    recipe: Recipe = _from_dict(base, json.loads(text), where)
+    recipe: Recipe = config_from(base, json.loads(text), where)
     return recipe
 
 
@@ -88,7 +88,12 @@ def replace_at(recipe: Config, path: str, value: Any) -> Config:
     return dataclasses.replace(recipe, **{head: inner})  # type: ignore[type-var]
 
 
-def _from_dict(base: Any, saved: dict[str, Any], where: str) -> Any:
+def config_from(base: Any, saved: dict[str, Any], where: str) -> Any:
+    """Return a config of the class of `base` with the values that were saved, `asdict` of it.
+
+    Raises:
+        UserError: a field no longer exists, or was not saved.
+    """
     names = {item.name for item in dataclasses.fields(base)}
     for name in saved:
         if name not in names:
@@ -99,7 +104,7 @@ def _from_dict(base: Any, saved: dict[str, Any], where: str) -> Any:
             raise UserError(f"{where} does not set {name!r}: it was written by another version of headrace")
         value, default = saved[name], getattr(base, name)
         if dataclasses.is_dataclass(default):
-            value = _from_dict(default, value, where)
+            value = config_from(default, value, where)
         elif isinstance(value, list):
             value = tuple(value)
         values[name] = value
