@@ -8,6 +8,7 @@ import ray.train
 import ray.train.torch
 import torch
 from ray.train import Checkpoint, CheckpointUploadMode
+from ray.train.v2._internal.execution.context import get_train_context as get_internal_train_context
 
 from headrace.batch import BatchStream
 from headrace.cluster.blocks import from_row
@@ -41,6 +42,17 @@ class RaySession:
         shard = ray.train.get_dataset_shard(STREAM)
         blocks = shard.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=HOLD_NONE)
         return unfold(map(from_row, blocks), self.world_size)
+
+    def leaving(self) -> bool:
+        """Return whether Ray has announced that the machine of some worker will be taken away.
+
+        Ray's public question is answered to all ranks at once, by way of an actor; that is too slow for every record,
+        and the ranks tell each other anyway.
+        """
+        try:
+            return get_internal_train_context().preemption_context.preemption_info is not None
+        except AttributeError:  # a Ray that keeps it elsewhere
+            return False
 
     def committed(self, checkpoint: CheckpointPath, step: int, loss: float) -> None:
         """Tell Ray Train, so that its dashboard shows the checkpoint where it lies in the run's folder."""

@@ -67,7 +67,7 @@ def train(recipe: Recipe, session: Session) -> Progress:
         scribe.start(progress, sum(p.numel() for p in trainable.objective.parameters() if p.requires_grad), usage)
         wanted = train_config.profile if session.rank == 0 else None
         profiler = StepProfiler(session.run / PROFILE_FOLDER, wanted, session.device)
-        meter, stop = Meter(session.device), progress.step >= train_config.steps
+        meter, stop, left = Meter(session.device), progress.step >= train_config.steps, False
         while not stop:
             profiler.before(progress.step + 1)
             result = train_step(trainable, feed, progress.step, (recipe.seed, session.rank), train_config, recipe.optim)
@@ -82,7 +82,7 @@ def train(recipe: Recipe, session: Session) -> Progress:
             due = done or progress.step % train_config.checkpoint_every == 0
             if due or progress.step % train_config.log_every == 0:
                 asked = session.rank == 0 and (session.run / STOP_FILE).exists()
-                measured = meter.reduce(session.world_size, asked, saver.is_written)
+                measured = meter.reduce(session.world_size, asked, saver.is_written, session.leaving())
                 progress.count_failures(failure.reason for failure in measured.failures)
                 progress.count_refused(refused.step for refused in measured.refused)
                 used = usage.at(measured.record["clips_per_second"] / session.world_size)
@@ -90,11 +90,13 @@ def train(recipe: Recipe, session: Session) -> Progress:
 
                 enough = _budget_exceeded(recipe, progress, measured)
                 stop = done or measured.stop or enough is not None
-                if measured.written or due or stop:
+                in_time = measured.leaving and not left  # one checkpoint, before a machine is taken away
+                left = measured.leaving
+                if measured.written or due or stop or in_time:
                     _commit(saver, session, scribe)
-                if due or stop:
+                if due or stop or in_time:
                     saver.begin(trainable, progress, measured.record["loss"])
-                if stop:
+                if stop or in_time:
                     _commit(saver, session, scribe)
                 if enough:  # written down first: with a larger budget the run goes on from here
                     raise RunError(enough)

@@ -49,6 +49,7 @@ class Measured:
         refused: steps that were left out.
         stop: whether any rank was asked to stop.
         written: whether all ranks have written their shares of a checkpoint.
+        leaving: whether any rank's machine is about to be taken away.
     """
 
     record: dict[str, Any]
@@ -56,6 +57,7 @@ class Measured:
     refused: list[Refused]
     stop: bool
     written: bool
+    leaving: bool
 
 
 @dataclass
@@ -82,13 +84,14 @@ class Meter:
             self.pixel_bytes += batch.pixels.nbytes
             self.decode_cpu_seconds += batch.cost.cpu_seconds
 
-    def reduce(self, world_size: int, stop: bool, written: bool = True) -> Measured:
+    def reduce(self, world_size: int, stop: bool, written: bool = True, leaving: bool = False) -> Measured:
         """Add up over ranks and start anew; waits for the device. Means of losses are over the steps that were taken.
 
         Args:
             world_size: number of ranks.
             stop: whether this rank was asked to stop.
             written: whether this rank has written its share of a checkpoint.
+            leaving: whether the machine of this rank is about to be taken away.
         """
         results, steps = self.steps, len(self.steps)
         extra_names = sorted(results[0].extra)
@@ -111,6 +114,7 @@ class Meter:
             "failures": len(self.new_failures),
             "stop": int(stop),
             "written": int(written),
+            "leaving": int(leaving),
         }
         of_rank = torch.cat([torch.stack(list(on_device.values())).double().cpu(), _tensor(means)]) / world_size
         total = sum_over_ranks(torch.cat([of_rank, _tensor(sums)]).to(self.device)).tolist()
@@ -135,7 +139,7 @@ class Meter:
         refused = self._refused(left_out) if any(left_out) else []
         self.steps, self.keys, self.new_failures = [], [], []
         self.clips, self.pixel_bytes, self.decode_cpu_seconds = 0, 0, 0.0
-        return Measured(record, failures, refused, mean["stop"] > 0, mean["written"] == world_size)
+        return Measured(record, failures, refused, mean["stop"] > 0, mean["written"] == world_size, mean["leaving"] > 0)
 
     def _refused(self, left_out: Sequence[bool]) -> list[Refused]:
         """Return the steps that were left out; the flags are alike on all ranks, so all of them gather."""

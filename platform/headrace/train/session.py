@@ -59,6 +59,10 @@ class Session(Protocol):
         """Return this rank's micro-batches: first + rank, first + rank + world_size, ..."""
         ...
 
+    def leaving(self) -> bool:
+        """Return whether this worker's machine is about to be taken away, as spot machines are."""
+        ...
+
     def committed(self, checkpoint: CheckpointPath, step: int, loss: float) -> None:
         """Hear, on every rank, that a checkpoint is complete."""
         ...
@@ -90,6 +94,10 @@ class LocalSession:
         mine = range(first + self.rank, self.micro_batches, self.world_size)
         strips = (reader.read_strip(number) for number in mine if echo.is_decoded(number, first))
         return unfold(strips, self.world_size)
+
+    def leaving(self) -> bool:
+        """Return False: nobody tells this process."""
+        return False
 
     def committed(self, checkpoint: CheckpointPath, step: int, loss: float) -> None:
         """Nobody else is there to hear it."""

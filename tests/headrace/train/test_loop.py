@@ -144,3 +144,30 @@ def test_bf16_trains(manifest: Manifest, tmp_path: Path) -> None:
     run(recipe, manifest, tmp_path)
     assert all(value.dtype == torch.float32 for value in weights(recipe, tmp_path).values())
     assert all(math.isfinite(loss) for loss in steps(tmp_path).values()), "a loss that is not finite is null"
+
+
+def test_a_checkpoint_in_time_before_a_machine_is_taken_away(manifest: Manifest, tmp_path: Path) -> None:
+    recipe = replace(TINY, train=replace(TINY.train, checkpoint_every=100, keep_checkpoints=9))
+    plan, steps_done = plan_of(recipe, manifest), iter(range(100))
+
+    class Spot(LocalSession):
+        def leaving(self) -> bool:
+            return next(steps_done) >= 2
+
+    train(recipe, Spot(tmp_path, manifest, plan, recipe.train.micro_batches, torch.device("cpu")))
+    written = [r["step"] for r in read_records(tmp_path / "metrics.jsonl") if r["kind"] == "checkpoint"]
+    assert written == [3, 6], "at once when it was announced, not again, and at the end"
+
+
+def test_the_profile_and_the_arithmetic_are_in_the_records(manifest: Manifest, tmp_path: Path) -> None:
+    recipe = replace(TINY, train=replace(TINY.train, profile=(2, 3), peak_teraflops=0.01))
+    run(recipe, manifest, tmp_path)
+    records = read_records(tmp_path / "metrics.jsonl")
+    [profile] = [record for record in records if record["kind"] == "profile"]
+    assert (tmp_path / profile["path"]).is_file()  # type: ignore[typeddict-item]
+    measured = [record for record in records if record["kind"] == "step"]
+    assert all(0 < record["mfu"] < 1 for record in measured)  # type: ignore[typeddict-item, operator]
+    assert all(record["compiles"] == 0 for record in measured)  # type: ignore[typeddict-item]
+    start = next(record for record in records if record["kind"] == "start")
+    assert start["peak_flops"] == 1e10  # type: ignore[typeddict-item]
+    assert start["flops_per_clip"] > 1e6  # type: ignore[typeddict-item]
