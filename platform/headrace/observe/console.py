@@ -189,8 +189,8 @@ def _curves(history: History, width: int) -> Table:
     table = _grid(12, 10 if math.isfinite(losses[-1]) else 14)
     table.add_column()
     table.add_row("loss", _loss(losses[-1]), Text(sparkline(losses, width - 26), "cyan"))
-    bar = _bar(balance.wait_share, max(10, width - 46), style)
-    waiting = bar + Text(f"  of a {milliseconds(step_seconds)} step", "dim")
+    of_step = f"  of a {milliseconds(step_seconds)} step{mfu_text(history.steps[-1])}"
+    waiting = _bar(balance.wait_share, max(10, width - 24 - max(22, len(of_step))), style) + Text(of_step, "dim")
     table.add_row("waiting", Text(percent(balance.wait_share), f"bold {style}"), waiting)
     return table
 
@@ -210,7 +210,7 @@ def _details(step: StepRecord, history: History, width: int) -> Table:
     )
     saved = f"step {history.checkpoints[-1]['step']:,}" if history.checkpoints else "none yet"
     left = [
-        ("speed", Text(f"{figure(balance.given)} clips/s{mfu_text(step)}")),
+        ("speed", Text(f"{figure(balance.given)} clips/s")),
         ("lr", Text(figure(number(step, "lr")))),
         ("gradient", _loss(number(step, "grad_norm"))),
         ("memory", Text(size(number(step, "memory_bytes")))),

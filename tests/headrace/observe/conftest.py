@@ -18,6 +18,7 @@ def fake_records(
     failures: int = 0,
     end: str | None = "finished",
     cores: int | None = None,
+    mfu: float | None = None,
 ) -> list[dict[str, Any]]:
     """Return the records of a run of 16 clips a step, with a checkpoint every 50 steps."""
     draws = random.Random(0)
@@ -37,6 +38,8 @@ def fake_records(
         "position": 0,
         "attempt": 0,
         "parameters": 1_234_567,
+        "flops_per_clip": 1_594_718_208,
+        "peak_flops": None if mfu is None else 1e12,
         "world": world if cores is None else {**world, "cores": cores},
     }
     records: list[dict[str, Any]] = [start]
@@ -75,6 +78,9 @@ def fake_records(
                 "failures": min(failures, step),
                 "failure_share": min(failures, step) / (16 * step),
                 "memory_bytes": 1_210_000_000,
+                "flops_per_second": 1_594_718_208 * 8 / seconds,
+                "mfu": mfu,
+                "compiles": 3 if step == 1 else 0,
                 "extra": {"std": 0.9 + 0.05 * draws.random(), "mask_ratio": 0.75},
             }
         )
@@ -91,10 +97,35 @@ def fake_records(
             )
         if step % 50 == 0:
             path = f"checkpoints/step-{step:08d}"
-            records.append({"kind": "checkpoint", "time": now, "step": step, "path": path, "seconds": 0.4})
+            records.append(
+                {"kind": "checkpoint", "time": now, "step": step, "path": path, "seconds": 0.4, "blocked_seconds": 0.05}
+            )
     if end is not None:
         records.append({"kind": "end", "time": now, "step": steps, "outcome": end, "message": ""})
     return records
+
+
+def eventful_records() -> list[dict[str, Any]]:
+    """Return the records of a run in which a step was left out, shapes changed, and two steps were profiled."""
+    records = fake_records(20, mfu=0.41)
+    step_10 = next(index for index, record in enumerate(records) if record.get("step") == 10)
+    records[step_10]["compiles"] = 2
+    now = records[step_10]["time"]
+    keys = [f"clip-{number:02d}.mp4" for number in range(16)]
+    kernels = [
+        {"name": "aten::addmm <b>", "calls": 120, "seconds": 0.5, "share": 0.62},
+        {"name": "aten::mm", "calls": 60, "seconds": 0.3, "share": 0.38},
+    ]
+    refused = {"kind": "refused", "time": now, "step": 10, "loss": None, "grad_norm": None, "keys": keys}
+    profile = {"kind": "profile", "time": now, "step": 10, "path": "profile/steps-9-10.json.gz", "kernels": kernels}
+    records[step_10 + 1 : step_10 + 1] = [refused, profile]
+    return records
+
+
+@pytest.fixture
+def eventful() -> list[dict[str, Any]]:
+    """The records of a run in which something happened: see `eventful_records`."""
+    return eventful_records()
 
 
 @pytest.fixture

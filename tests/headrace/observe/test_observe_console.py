@@ -59,6 +59,38 @@ def test_plain_lines_of_a_short_run(fake):
     assert summary[-2:] == ["checkpoint  checkpoints/step-00000100", "W&B         wandb sync here"]
 
 
+def test_plain_tells_of_steps_left_out_and_of_shapes_that_changed(eventful):
+    lines = run_plain(eventful)
+    assert (
+        "step 10 was left out: loss not a number, gradient not a number; samples clip-00.mp4, clip-01.mp4, clip-02.mp4, clip-03.mp4, "
+        "clip-04.mp4, clip-05.mp4, clip-06.mp4, clip-07.mp4 and 8 more"
+    ) in lines
+    [compiled] = [line for line in lines if "torch.compile" in line]
+    assert compiled == "torch.compile compiled 2 graphs again by step 10: did the shape of batches change?"
+    assert " clips/s, 41 % MFU, waiting " in next(line for line in lines if line.startswith("step 1 of 20"))
+    assert any(line.startswith("left out    1 step, as the loss or gradient was not finite") for line in lines)
+
+
+def test_what_a_restart_takes_back_is_no_longer_left_out(eventful):
+    history = history_of(eventful)
+    assert [record["step"] for record in history.refused] == [10]
+    history.add({"kind": "restart", "time": eventful[-1]["time"], "attempt": 1, "step": 5, "reason": ""})
+    assert not history.refused
+
+
+def test_the_first_steps_of_a_session_may_compile(fake):
+    records = fake(100, restart_at=60)
+    again = next(index for index, record in enumerate(records) if record["kind"] == "restart")
+    for record in [*records[1:3], *records[again + 2 : again + 4]]:
+        record["compiles"] = 4
+    assert not any("torch.compile" in line for line in run_plain(records))
+
+
+def test_the_panel_shows_utilization(fake):
+    assert "41 % MFU" in shown(history_of(fake(20, mfu=0.41)))
+    assert "MFU" not in shown(history_of(fake(20)))
+
+
 def test_plain_step_lines_come_every_ten_seconds(fake):
     records = fake(200)
     seconds = records[-1]["time"] - records[0]["time"]

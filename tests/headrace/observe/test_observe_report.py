@@ -106,6 +106,19 @@ def test_any_number_of_steps(tmp_path, fake, count, end):
     assert {"finished": "Finished", "failed": "Failed", None: "Cut off"}[end] in text
 
 
+def test_what_happened_is_told(tmp_path, eventful):
+    text = report(tmp_path, eventful)
+    page = Balance()
+    page.feed(text)
+    said = " ".join(page.text)
+    assert "step 10 was left out: loss not a number" in said
+    assert "compiled 2 graphs again by step 10" in said
+    assert "profile/steps-9-10.json.gz" in said
+    assert "aten::addmm <b>" in said
+    assert "1.59 GFLOP each, 41 % MFU" in said
+    assert "Model FLOPs utilization" in said
+
+
 def test_a_folder_without_records(tmp_path):
     assert "Nothing was recorded" in checked(report(tmp_path, []))
     (tmp_path / "metrics.jsonl").unlink()

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headrace.cluster.prometheus_log import PrometheusLog
+from headrace.observe.history import History
+from headrace.observe.records import Record
+
+
+@pytest.fixture
+def gauges(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[tuple[str, ...], float]]:
+    """What Ray's gauges were set to, by name and tags."""
+    found: dict[str, dict[tuple[str, ...], float]] = {}
+
+    class Gauge:
+        def __init__(self, name: str, description: str, tag_keys: tuple[str, ...]) -> None:
+            assert re.fullmatch(r"headrace_[a-z_]+", name)
+            assert description
+            self._tags, self._values = tag_keys, found.setdefault(name, {})
+
+        def set(self, value: float, tags: dict[str, str]) -> None:
+            assert tuple(tags) == self._tags
+            self._values[tuple(tags.values())] = value
+
+    monkeypatch.setattr("ray.util.metrics.Gauge", Gauge)
+    return found
+
+
+def test_every_figure_of_a_run_is_a_gauge(gauges: dict[str, Any], tmp_path: Path) -> None:
+    step = {
+        "kind": "step",
+        "time": 1.0,
+        "step": 7,
+        "steps": 10,
+        "position": 112,
+        "loss": None,
+        "clips_per_second": 12.5,
+        "mfu": 0.4,
+        "wait_share": 0.02,
+        "extra": {"std": 0.9},
+    }
+    records: list[dict[str, Any]] = [
+        {"kind": "pool", "time": 1.0, "from": 2, "to": 5, "needed": 5, "least": 1, "most": 8, "cores": 8, "reason": ""},
+        step,
+        {"kind": "failure", "time": 1.0, "key": "a", "shard": "b", "reason": "c", "message": "d"},
+        {"kind": "refused", "time": 1.0, "step": 7, "loss": None, "grad_norm": None, "keys": []},
+    ]
+    run = tmp_path / "run-1"
+    log, history = PrometheusLog(run), History()
+    for record in records:
+        seen: Record = record  # type: ignore[assignment]
+        history.add(seen)
+        log.see(seen, history)
+    assert log.close(history) == ""
+    expected = {"clips_per_second": 12.5, "mfu": 0.4, "wait_share": 0.02, "decoders": 5, "step": 7}
+    expected |= {"quarantined": 1, "refused_steps": 1, "restarts": 0, "position": 112}
+    assert {name: gauges[f"headrace_{name}"][("run-1",)] for name in expected} == expected
+    assert math.isnan(gauges["headrace_loss"][("run-1",)])
+    assert gauges["headrace_extra"] == {("run-1", "std"): 0.9}
