@@ -44,6 +44,9 @@ from headrace.train.progress import PROGRESS_FILE, CheckpointPath, Progress, che
 from headrace.train.remote_files import RemoteFiles, RemoteReader, RemoteWriter
 from headrace.train.step import Trainable
 
+# Of a process that is alone torch says so at every save and load, also in the thread that writes.
+warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+
 
 @dataclass(frozen=True)
 class Saved:
@@ -121,13 +124,13 @@ class Saver:
             if _rank() == 0:
                 _make_room(partial)
             barrier()
-            with _alone_without_warning() as alone, eval_mode(trainable.optimizer):
+            with eval_mode(trainable.optimizer):
                 written = dcp.async_save(
                     _state(trainable),
                     storage_writer=_writer(partial),
                     process_group=self._group,
                     async_stager=self._stager,
-                    no_dist=alone,
+                    no_dist=not dist.is_initialized(),
                 )
         assert isinstance(written, Future)  # it would be another thing if the stager staged in a thread, too
         progress = copy.deepcopy(progress)
@@ -187,8 +190,7 @@ def load(checkpoint: CheckpointPath, trainable: Trainable) -> None:
     if "guard.taken" not in saved:
         state.pop("guard", None)
     try:
-        with _alone_without_warning() as alone:
-            dcp.load(state, storage_reader=_reader(checkpoint), no_dist=alone)
+        dcp.load(state, storage_reader=_reader(checkpoint), no_dist=not dist.is_initialized())
     except (dcp.api.CheckpointException, RuntimeError, ValueError) as error:
         raise UserError(f"{checkpoint} does not fit this recipe's model: {_last_line(error)}") from error
     set_state_dict(
@@ -215,8 +217,7 @@ def load_model(checkpoint: CheckpointPath, model: nn.Module) -> None:
     if averaged:
         state["ema"] = {"average": {name: torch.empty_like(weights[name], dtype=torch.float32) for name in averaged}}
     try:
-        with _alone_without_warning():
-            dcp.load(state, storage_reader=_reader(checkpoint), no_dist=True)
+        dcp.load(state, storage_reader=_reader(checkpoint), no_dist=True)
     except (dcp.api.CheckpointException, RuntimeError, ValueError) as error:
         raise UserError(f"{checkpoint} does not fit this recipe's model: {_last_line(error)}") from error
     model.load_state_dict(weights | (state["ema"]["average"] if averaged else {}))
@@ -284,14 +285,6 @@ def _flush(folder: Path) -> None:
                 os.fsync(handle)
             finally:
                 os.close(handle)
-
-
-@contextlib.contextmanager
-def _alone_without_warning() -> Iterator[bool]:
-    """Say whether this process is alone; torch warns of it at every save and load."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        yield not dist.is_initialized()
 
 
 @contextlib.contextmanager

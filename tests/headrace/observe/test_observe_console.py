@@ -62,8 +62,8 @@ def test_plain_lines_of_a_short_run(fake):
 def test_plain_tells_of_steps_left_out_and_of_shapes_that_changed(eventful):
     lines = run_plain(eventful)
     assert (
-        "step 10 was left out: loss not a number, gradient not a number; samples clip-00.mp4, clip-01.mp4, clip-02.mp4, clip-03.mp4, "
-        "clip-04.mp4, clip-05.mp4, clip-06.mp4, clip-07.mp4 and 8 more"
+        "step 10 was left out: loss not a number, gradient not a number; samples clip-00.mp4, clip-01.mp4, "
+        "clip-02.mp4, clip-03.mp4, clip-04.mp4, clip-05.mp4, clip-06.mp4, clip-07.mp4 and 8 more"
     ) in lines
     [compiled] = [line for line in lines if "torch.compile" in line]
     assert compiled == "torch.compile compiled 2 graphs again by step 10: did the shape of batches change?"
