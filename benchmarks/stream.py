@@ -13,7 +13,7 @@ Each run is of fresh processes. "Once running" is from the last batch of the war
 stream that goes on: its start and its end count in neither; what is read ahead at either end is the same. Files lie in
 the page cache. Loaders that have no decoder of their own use decord or torchcodec, whichever takes less CPU on the
 corpus; torch's DataLoader and SPDL are measured with more than one. `stream_scores.py` says what is judged. The last
-line printed is JSON.
+line printed is JSON. Ctrl-C ends it with the rounds that are complete.
 
 mosaicml-streaming wants other versions of NumPy and transformers than headrace has. It is measured from an environment
 of its own, made with `pip install mosaicml-streaming torch==2.13.0 decord torchcodec==0.13.0` and named by
@@ -44,7 +44,7 @@ from benchmarks.loaders.contract import Corpus, Task
 from benchmarks.loaders.decoding import names_for
 from benchmarks.stream_contender import Contender, Run, StreamError, prepare, run
 from benchmarks.stream_corpus import images, long_gop, real, wrong
-from benchmarks.stream_report import chart, print_report, summary
+from benchmarks.stream_report import chart, print_aims, print_corpus, summary
 from benchmarks.stream_scores import CEILING, OURS, Measured, Role
 from headrace.errors import RunError, UserError, did_you_mean, exit_with_sentence
 
@@ -162,6 +162,7 @@ class Field:
         self.memory: dict[str, Run] = {}
         self.wrong: dict[str, str] = {}
         self.versions: dict[str, str] = {}
+        self.interrupted = False
 
     def admit(self) -> None:
         """Let all convert the corpus and deliver it once, and keep those whose frames are right."""
@@ -184,19 +185,15 @@ class Field:
         self._try("peer", Contender(f"Ray Data {best}", "ray_stock", best))
 
     def measure(self, rounds: int) -> Measured:
-        """Run all in turn, each round beginning with another one."""
-        console = Console(stderr=True)
+        """Run all in turn, each round beginning with another one. Ctrl-C leaves the rounds that are complete."""
         found: dict[str, list[Run]] = {name: [] for name in self.contenders}
-        for number in range(rounds):
-            names = list(found)
-            first = number * len(names) // rounds
-            for name in names[first:] + names[:first]:
-                with console.status(f"{self.workload.name}, round {number + 1} of {rounds}: {name}"):
-                    try:
-                        found[name].append(run(self.contenders[name], self.workload.task, self.workload.warm))
-                    except StreamError as error:
-                        self.wrong[name] = str(error)
-                        del found[name]
+        try:
+            for number in range(rounds):
+                self._round(found, number, rounds)
+        except KeyboardInterrupt:
+            self.interrupted = True
+        complete = min(map(len, found.values()), default=0)
+        found = {name: runs[:complete] for name, runs in found.items() if complete}
         corpus = self.workload.corpus
         return Measured(
             self.workload.name,
@@ -208,6 +205,17 @@ class Field:
             self.wrong,
             corpus.left_out,
         )
+
+    def _round(self, found: dict[str, list[Run]], number: int, rounds: int) -> None:
+        names, console = list(found), Console(stderr=True)
+        first = number * len(names) // rounds
+        for name in names[first:] + names[:first]:
+            with console.status(f"{self.workload.name}, round {number + 1} of {rounds}: {name}"):
+                try:
+                    found[name].append(run(self.contenders[name], self.workload.task, self.workload.warm))
+                except StreamError as error:
+                    self.wrong[name] = str(error)
+                    del found[name]
 
     def _try(self, role: Role, contender: Contender, *, needed: bool = False) -> None:
         """Admit a contender, or note why not.
@@ -271,8 +279,16 @@ def measure_all(options: Options) -> tuple[list[Measured], Mapping[str, str]]:
     for workload in workloads(options):
         field = Field(workload, options)
         field.admit()
-        corpora.append(field.measure(options.rounds))
+        measured = field.measure(options.rounds)
         versions |= field.versions
+        if not measured.rounds:
+            break
+        corpora.append(measured)
+        print_corpus(measured)
+        if field.interrupted:
+            break
+    if not corpora:
+        raise RunError("interrupted before each contender had run once")
     return corpora, versions
 
 
@@ -282,8 +298,9 @@ def main(arguments: Sequence[str]) -> int:
     with few_cores(WORKERS):
         corpora, versions = measure_all(options)
     missing = {name: why for corpus in corpora for name, why in corpus.wrong.items()}
-    result = summary(corpora, Machine.this(None, dict(versions), missing), options.rounds)
-    print_report(corpora, result)
+    rounds = min(len(runs) for corpus in corpora for runs in corpus.rounds.values())
+    result = summary(corpora, Machine.this(None, dict(versions), missing), rounds)
+    print_aims(result)
     path = Path(options.chart)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(chart(corpora, result), encoding="utf-8")

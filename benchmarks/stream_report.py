@@ -37,15 +37,17 @@ def summary(corpora: Sequence[Measured], machine: Machine, repeats: int) -> dict
     }
 
 
-def print_report(corpora: Sequence[Measured], result: dict[str, Any]) -> None:
-    """Print a table of each corpus, and which aims are met."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=200)
-    for corpus in corpora:
-        console.print(_table(corpus))
-        for name, reason in [*corpus.wrong.items(), *((f"clip {name}", why) for name, why in corpus.left_out.items())]:
-            console.print(f"left out: {name} ({reason})", style="dim", markup=False, highlight=False)
+def print_corpus(corpus: Measured) -> None:
+    """Print the table of a corpus, and what is left out of it."""
+    console = _console()
+    console.print(_table(corpus))
+    for name, reason in [*corpus.wrong.items(), *((f"clip {name}", why) for name, why in corpus.left_out.items())]:
+        console.print(f"left out: {name} ({reason})", style="dim", markup=False, highlight=False)
+
+
+def print_aims(result: dict[str, Any]) -> None:
+    """Print which aims are met."""
+    console = _console()
     for name, (bound, aim) in AIMS.items():
         if result[name] is not None:
             low, high = result["quartiles"][name]
@@ -66,6 +68,11 @@ def chart(corpora: Sequence[Measured], result: dict[str, Any]) -> str:
     ]
     note = f"Two workers on two cores, median of {result['repeats']}, to {SIZE} x {SIZE} RGB. {result['processor']}"
     return chart_svg("Loaders that decode", note, panels)
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=200)
 
 
 def _corpus_summary(corpus: Measured) -> dict[str, Any]:
