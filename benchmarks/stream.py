@@ -32,7 +32,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import tyro
@@ -78,8 +78,8 @@ class Options:
     only: tuple[str, ...] = ()
     """Only contenders whose name begins with one of these."""
 
-    python: tuple[str, ...] = ()
-    """NAME=INTERPRETER: the environment in which a contender is installed, where it is not this one."""
+    python: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """NAME=INTERPRETER: the environment in which a contender is installed, where it is not this one; once for each."""
 
     videos: str | None = None
     """Folder whose videos are measured as the real clips; if not given, those of $HEADRACE_DATA/videos."""
