@@ -13,8 +13,9 @@ import ray.data
 from numpy.typing import NDArray
 
 from headrace.batch import BatchStream
-from headrace.cluster.blocks import StripNumbers, from_row, to_row
+from headrace.cluster.blocks import from_row, to_row
 from headrace.cluster.context import HOLD_NONE, died_before, stream_context
+from headrace.cluster.numbers import StripNumbers
 from headrace.data.config import PoolSize
 from headrace.data.echo import unfold
 from headrace.data.manifest import Manifest
@@ -61,7 +62,9 @@ def micro_batches(
     """
     stream_context(in_flight_bytes=ranks * plan.data.read_ahead * plan.micro_batch_bytes)
     actors = ray.data.ActorPoolStrategy(min_size=pool.least, max_size=pool.most)
-    numbers = ray.data.read_datasource(StripNumbers(plan.echo, first, last), num_cpus=0, concurrency=1)
+    numbers = ray.data.read_datasource(
+        StripNumbers(plan.echo, first, last), num_cpus=0, concurrency=1, override_num_blocks=1
+    )
     decoded: ray.data.Dataset = numbers.map_batches(
         Decode,
         fn_constructor_args=(manifest, plan),

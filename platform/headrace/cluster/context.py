@@ -8,6 +8,8 @@ import ray
 import ray.data
 from ray.data import ExecutionResources
 
+from headrace.cluster.numbers import HoldNumbers
+
 HOLD_NONE = 0
 """How many blocks Ray's iterators hold back: with n, each is only given out once the n that follow it are decoded. A
 thread of Ray's fetches blocks while the consumer is busy in any case."""
@@ -31,6 +33,9 @@ def stream_context(in_flight_bytes: int) -> None:
     context.target_max_block_size = 1  # a block is a row: nothing is joined, nothing is split
     context.memory_usage_poll_interval_s = None  # else each task starts a thread that measures its process
     context.execution_options.preserve_order = True
+    callbacks = getattr(context, "custom_execution_callback_classes", [])
+    if HoldNumbers not in callbacks:
+        callbacks.append(HoldNumbers)
     context.execution_options.resource_limits = ExecutionResources(object_store_memory=in_flight_bytes)
 
 
