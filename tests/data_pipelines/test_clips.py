@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import ray
 from data_pipelines.clips import batches, micro_batches
 from data_pipelines.index import index
 from headrace.cluster.launch import ray_cluster
+from headrace.cluster.pacing import NUMBERS_AHEAD, Pacing
 from headrace.data.config import DataConfig, PoolSize
 from headrace.data.encode import encode_video
 from headrace.data.order import Order
@@ -56,3 +59,21 @@ def test_a_clip_that_kills_its_decoder_costs_one_clip(video_folder: Path) -> Non
         assert np.array_equal(batch.pixels[same], expected.pixels[same])
         assert 3 not in batch.sample
         assert batch.valid.all()
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_long_run_does_not_make_all_of_its_numbers_at_once(video_folder: Path) -> None:
+    """While the consumer pauses, no more of them are made than may wait."""
+    manifest = index(str(video_folder), shards_of(str(video_folder))).usable()
+    plan = Plan(Order(8, 0), DataConfig(height=24, width=24, sampling=SamplingConfig(frames=1)), micro_batch=2)
+    stream = batches(micro_batches(ray.put(manifest), plan, 0, 1_000_000, PoolSize(1, 1)))
+    assert [next(stream).number for _ in range(4)] == [0, 1, 2, 3]
+    operators = [op for found in gc.get_objects() if type(found) is Pacing for op in found._topology]
+    [source] = [op for op in operators if op.name.startswith("ReadStripNumbers") and not op.has_completed()]
+    made = []
+    while len(made) < 5 or made[-1] != made[-5]:  # until none is made for two seconds
+        assert len(made) < 60, made
+        time.sleep(0.5)
+        made.append(source.metrics.num_task_outputs_generated)
+    assert made[-1] <= 2 * NUMBERS_AHEAD
+    stream.close()  # type: ignore[attr-defined]

@@ -8,7 +8,7 @@ import ray
 import ray.data
 from ray.data import ExecutionResources
 
-from headrace.cluster.numbers import HoldNumbers
+from headrace.cluster.pacing import Pacing
 
 HOLD_NONE = 0
 """How many blocks Ray's iterators hold back: with n, each is only given out once the n that follow it are decoded. A
@@ -34,8 +34,8 @@ def stream_context(in_flight_bytes: int) -> None:
     context.memory_usage_poll_interval_s = None  # else each task starts a thread that measures its process
     context.execution_options.preserve_order = True
     callbacks = getattr(context, "custom_execution_callback_classes", [])
-    if HoldNumbers not in callbacks:
-        callbacks.append(HoldNumbers)
+    if Pacing not in callbacks:
+        callbacks.append(Pacing)
     context.execution_options.resource_limits = ExecutionResources(object_store_memory=in_flight_bytes)
 
 
