@@ -21,8 +21,8 @@ from headrace.cluster.numbers import NAME
 NUMBERS_AHEAD = 256
 """Numbers that wait to be given to decode actors, at most."""
 
-REST_SECONDS = 0.02
-"""From one look to the next while nothing happens. The consumer's own look at what is ready is as far apart."""
+REST_SECONDS = 0.05
+"""From one look to the next while nothing happens; Ray waits twice as long for tasks that have nothing to give."""
 
 _NUMBER_BYTES = 1024  # about what Ray counts for one
 

@@ -46,7 +46,7 @@ class StartRecord(TypedDict):
         attempt: 0, then one more for each restart after a loss. A resume by hand begins at 0 again.
         parameters: of the model.
         flops_per_clip: floating-point operations of the model, forward and backward; peak_flops: how many a second
-            each device can do at most, null where that is not known.
+            each device can do at most; null where they are not known.
         world: versions by package, and under "cores" the CPU cores the decoders may use, where known.
     """
 
@@ -63,7 +63,7 @@ class StartRecord(TypedDict):
     position: int
     attempt: int
     parameters: int
-    flops_per_clip: int
+    flops_per_clip: int | None
     peak_flops: float | None
     world: dict[str, Any]
 

@@ -45,20 +45,26 @@ class Usage:
     """How much arithmetic a run asks of each device.
 
     Attributes:
-        flops_per_clip: of the model.
+        flops_per_clip: of the model; None where it cannot run without values, and so cannot be counted.
         peak: operations a second that the device can do at most, where that is known.
     """
 
-    flops_per_clip: int
+    flops_per_clip: int | None
     peak: float | None
 
     @classmethod
     def of(cls, recipe: Recipe, device: torch.device) -> Usage:
         """Return that of a recipe on a device."""
-        return cls(flops_per_clip(recipe), peak_flops(device, recipe.train.precision, recipe.train.peak_teraflops))
+        try:
+            counted = flops_per_clip(recipe)
+        except (NotImplementedError, RuntimeError):  # an operator or a branch that wants values
+            counted = None
+        return cls(counted, peak_flops(device, recipe.train.precision, recipe.train.peak_teraflops))
 
     def at(self, clips_per_second: float) -> dict[str, float | None]:
         """Return the fields of a step record for a worker's speed."""
+        if self.flops_per_clip is None:
+            return {"flops_per_second": None, "mfu": None}
         per_second = self.flops_per_clip * clips_per_second
         return {"flops_per_second": per_second, "mfu": None if self.peak is None else per_second / self.peak}
 

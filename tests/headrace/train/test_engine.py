@@ -75,6 +75,19 @@ def test_recomputing_and_batches_change_no_count() -> None:
     assert flops_per_clip(again) == counted
 
 
+def test_a_model_that_looks_at_values_is_not_counted() -> None:
+    class Looks(Attends):
+        def forward(self, batch: DeviceBatch):  # type: ignore[no-untyped-def]
+            return super().forward(batch) if batch.pixels.sum() > 0 else super().forward(batch)
+
+    class LooksConfig(ModelConfig):
+        def build(self, height: int, width: int) -> Objective:
+            return Looks()
+
+    usage = Usage.of(replace(TINY, model=LooksConfig()), CPU)
+    assert usage.at(1.0) == {"flops_per_second": None, "mfu": None}
+
+
 def test_the_share_of_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     usage = Usage(flops_per_clip=10**12, peak=100e12)
     assert usage.at(50.0) == {"flops_per_second": 5e13, "mfu": 0.5}
