@@ -1,4 +1,4 @@
-"""The run's figures beside Ray's own on the cluster's Prometheus endpoints: headrace_<figure>, by run."""
+"""The run's figures beside Ray's own on the cluster's Prometheus endpoints: ray_headrace_<figure>, by run."""
 
 from __future__ import annotations
 
