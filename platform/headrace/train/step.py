@@ -99,11 +99,11 @@ def train_step(
             first = batch
 
     # 2. Clip and step, unless it would do harm. Sophia-H looks at the curvature now and then.
-    if sophia is not None:
-        estimate_curvature(trainable.objective, sophia, first, keyed.seed("step", *seed, step), train.precision)
     grad_norm = clip_gradients(trainable.objective, optim)
     loss = torch.stack(losses).mean()
     refused = trainable.guard.refuses(loss, grad_norm)
+    if sophia is not None and not refused:
+        estimate_curvature(trainable.objective, sophia, first, keyed.seed("step", *seed, step), train.precision)
     step_unless(refused, optimizer)
     optimizer.zero_grad(set_to_none=True)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from headrace.batch import fake_batch
 from headrace.errors import UserError
-from headrace.optim import Lion, OptimConfig, SophiaH, build_optimizer, step_unless, train_mode
+from headrace.optim import Lion, OptimConfig, SophiaConfig, SophiaH, build_optimizer, step_unless, train_mode
 from headrace.recipe import Recipe
 from headrace.train.config import GuardConfig, TrainConfig
 from headrace.train.guard import WARM_UP_STEPS, Guard
@@ -117,8 +117,11 @@ def poisoned(recipe: Recipe, bad: int) -> list[StepResult]:
     return results
 
 
-def test_training_goes_on_after_a_loss_that_is_no_number() -> None:
-    results = poisoned(TINY, bad=3)
+@pytest.mark.parametrize("name", ["adamw", "sophia-h"])
+def test_training_goes_on_after_a_loss_that_is_no_number(name: str) -> None:
+    """Sophia-H looks at the curvature in the bad step, too."""
+    optim = replace(TINY.optim, name=name, sophia=SophiaConfig(every=3))  # type: ignore[arg-type]
+    results = poisoned(replace(TINY, optim=optim), bad=3)
     assert [bool(result.refused) for result in results] == [False, False, False, True, False, False]
     assert [math.isfinite(float(result.loss)) for result in results] == [True, True, True, False, True, True]
 
