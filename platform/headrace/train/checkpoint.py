@@ -1,28 +1,24 @@
-"""Checkpoints: a folder is a checkpoint once it has its final name, never before.
+"""Checkpoints: written by all ranks while training goes on, read by any number of them.
 
-    <run>/checkpoints/step-00000100/    model and optimizer, by torch.distributed.checkpoint
+    <run>/checkpoints/step-00000100/    model, optimizer, average and guard, by torch.distributed.checkpoint
                       progress.json     step, position, failures, what they belong to
-    <run>/checkpoints/.step-00000200.partial    being written; ignored, and overwritten by the next attempt
 
-Each rank writes its share while training goes on, then rank 0 renames. In object storage, where nothing can be renamed
-as a whole, a checkpoint is complete once it holds progress.json, which is written last. Tensors are saved under the
-model's own names, so any number of workers can read them. There is no random state to save: every draw is a function
-of the seed and the position.
+Where they lie, and what makes one complete, is `places`' matter. Tensors are saved under the model's own names, so any
+number of workers can read them, however they share the model. There is no random state to save: every draw is a
+function of the seed and the position.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import json
 import math
-import os
 import shutil
 import time
 import warnings
 from collections.abc import Container, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -35,13 +31,12 @@ from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from typing_extensions import Self
 
-from headrace.data import storage
 from headrace.errors import RunError, UserError
 from headrace.observe.figures import size
 from headrace.optim import eval_mode, train_mode
 from headrace.train.parallel import barrier, world_size
-from headrace.train.progress import PROGRESS_FILE, CheckpointPath, Progress, checkpoint_at, complete_checkpoints
-from headrace.train.remote_files import RemoteFiles, RemoteReader, RemoteWriter
+from headrace.train.places import Place, place_of
+from headrace.train.progress import CheckpointPath, Progress, checkpoint_at, complete_checkpoints
 from headrace.train.step import Trainable
 
 # Of a process that is alone torch says so at every save and load, also in the thread that writes.
@@ -68,7 +63,7 @@ class Saved:
 
 @dataclass(frozen=True)
 class _Pending:
-    final: CheckpointPath
+    path: CheckpointPath
     progress: Progress
     loss: float
     began: float
@@ -118,24 +113,24 @@ class Saver:
         """
         assert self._pending is None
         start = time.perf_counter()
-        final = checkpoint_at(self._run, progress.step)
-        partial = final if isinstance(final, str) else final.with_name(f".{final.name}.partial")
-        with _as_run_error(final):
+        path = checkpoint_at(self._run, progress.step)
+        place = place_of(path)
+        with _as_run_error(path):
             if _rank() == 0:
-                _make_room(partial)
+                place.make_room()
             barrier()
             with eval_mode(trainable.optimizer):
                 written = dcp.async_save(
                     _state(trainable),
-                    storage_writer=_writer(partial),
+                    storage_writer=place.writer(),
                     process_group=self._group,
                     async_stager=self._stager,
                     no_dist=not dist.is_initialized(),
                 )
         assert isinstance(written, Future)  # it would be another thing if the stager staged in a thread, too
         progress = copy.deepcopy(progress)
-        complete = self._thread.submit(self._complete, written, partial, final, progress)
-        self._pending = _Pending(final, progress, loss, start, time.perf_counter() - start, complete)
+        complete = self._thread.submit(self._complete, written, place, progress)
+        self._pending = _Pending(path, progress, loss, start, time.perf_counter() - start, complete)
 
     def commit(self) -> Saved | None:
         """Wait until the checkpoint that was begun is complete and return it; None where none was begun.
@@ -147,21 +142,19 @@ class Saver:
         if pending is None:
             return None
         start = time.perf_counter()
-        with _as_run_error(pending.final):
+        with _as_run_error(pending.path):
             pending.complete.result()
         barrier()
         now = time.perf_counter()
         blocked = pending.blocked_seconds + now - start
-        return Saved(pending.final, pending.progress, pending.loss, now - pending.began, blocked)
+        return Saved(pending.path, pending.progress, pending.loss, now - pending.began, blocked)
 
-    def _complete(
-        self, written: Future[Any], partial: CheckpointPath, final: CheckpointPath, progress: Progress
-    ) -> None:
+    def _complete(self, written: Future[Any], place: Place, progress: Progress) -> None:
         written.result()  # on rank 0, only after all ranks have written their shares
         if _rank() == 0:
-            _complete(partial, final, progress)
+            place.complete(progress)
             for old in complete_checkpoints(self._run)[: -self._keep]:
-                _remove(old)
+                place_of(old).remove()
 
 
 def save(run: Path, trainable: Trainable, progress: Progress, keep: int) -> CheckpointPath:
@@ -190,7 +183,7 @@ def load(checkpoint: CheckpointPath, trainable: Trainable) -> None:
     if "guard.taken" not in saved:
         state.pop("guard", None)
     try:
-        dcp.load(state, storage_reader=_reader(checkpoint), no_dist=not dist.is_initialized())
+        dcp.load(state, storage_reader=place_of(checkpoint).reader(), no_dist=not dist.is_initialized())
     except (dcp.api.CheckpointException, RuntimeError, ValueError) as error:
         raise UserError(f"{checkpoint} does not fit this recipe's model: {_last_line(error)}") from error
     set_state_dict(
@@ -217,7 +210,7 @@ def load_model(checkpoint: CheckpointPath, model: nn.Module) -> None:
     if averaged:
         state["ema"] = {"average": {name: torch.empty_like(weights[name], dtype=torch.float32) for name in averaged}}
     try:
-        dcp.load(state, storage_reader=_reader(checkpoint), no_dist=True)
+        dcp.load(state, storage_reader=place_of(checkpoint).reader(), no_dist=True)
     except (dcp.api.CheckpointException, RuntimeError, ValueError) as error:
         raise UserError(f"{checkpoint} does not fit this recipe's model: {_last_line(error)}") from error
     model.load_state_dict(weights | (state["ema"]["average"] if averaged else {}))
@@ -232,59 +225,8 @@ def _state(trainable: Trainable) -> dict[str, Any]:
 
 def _names(checkpoint: CheckpointPath) -> Container[str]:
     """Return the names of what a checkpoint holds."""
-    names: Container[str] = _reader(checkpoint).read_metadata().state_dict_metadata
+    names: Container[str] = place_of(checkpoint).reader().read_metadata().state_dict_metadata
     return names
-
-
-def _writer(place: CheckpointPath) -> dcp.StorageWriter:
-    return RemoteWriter(place) if isinstance(place, str) else dcp.FileSystemWriter(place)
-
-
-def _reader(place: CheckpointPath) -> dcp.StorageReader:
-    return RemoteReader(place) if isinstance(place, str) else dcp.FileSystemReader(place)
-
-
-def _make_room(partial: CheckpointPath) -> None:
-    """Take away what an earlier attempt left where a checkpoint is to be written."""
-    if isinstance(partial, str):
-        _remove(partial)
-    else:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-
-
-def _complete(partial: CheckpointPath, final: CheckpointPath, progress: Progress) -> None:
-    """Make a checkpoint of what all ranks have written."""
-    text = json.dumps(asdict(progress)) + "\n"
-    if isinstance(partial, str) or isinstance(final, str):
-        with RemoteFiles().create_stream(f"{final}/{PROGRESS_FILE}", "wb") as file:
-            file.write(text.encode())
-        return
-    (partial / PROGRESS_FILE).write_text(text)
-    _flush(partial)
-    shutil.rmtree(final, ignore_errors=True)
-    partial.rename(final)
-    _flush(final.parent)
-
-
-def _remove(checkpoint: CheckpointPath) -> None:
-    """Delete a checkpoint, first of all what makes it complete."""
-    if not isinstance(checkpoint, str):
-        shutil.rmtree(checkpoint)
-        return
-    for name in sorted(storage.names_in(checkpoint, patient=True), key=lambda name: name != PROGRESS_FILE):
-        storage.delete(f"{checkpoint}/{name}")
-
-
-def _flush(folder: Path) -> None:
-    """Make a folder's files and names durable, so that a power cut cannot leave a complete name on torn files."""
-    for path in [*folder.rglob("*"), folder]:
-        if path.is_file() or path == folder:
-            handle = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
 
 
 @contextlib.contextmanager

@@ -29,18 +29,18 @@ import torch
 from data_pipelines.index import index
 from headrace.cluster.trainer import plan_of
 from headrace.data.scan import shards_of
-from headrace.train import checkpoint, loop
+from headrace.train import loop, places
 from headrace.train.session import LocalSession
 from test_kills import recipe_of
 
 source, run, steps, stuck = sys.argv[1:]
 if stuck == "stuck":  # all is written but for the name
-    flush = checkpoint._flush
+    flush = places.flush
     def wait(folder):
         flush(folder)
         print("written", flush=True)
         import time; time.sleep(60)
-    checkpoint._flush = wait
+    places.flush = wait
 recipe = recipe_of(int(steps))
 torch.set_num_threads(1)
 manifest = index(source, shards_of(source)).usable()

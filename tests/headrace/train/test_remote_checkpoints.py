@@ -19,6 +19,7 @@ from headrace.data.retry import StorageError
 from headrace.errors import RunError
 from headrace.train import checkpoint
 from headrace.train.checkpoint import Saver
+from headrace.train.places import RemotePlace
 from headrace.train.progress import (
     ELSEWHERE_FILE,
     Progress,
@@ -110,7 +111,7 @@ def test_one_that_stays_away_is_one_sentence_and_the_checkpoint_before_is_left(
     monkeypatch.setattr(s3, "PATIENCE_SECONDS", 1.0)
     server.gone = True
     with Saver(run, keep=1) as saver:
-        monkeypatch.setattr(checkpoint, "_make_room", lambda _: None)  # it goes away only now
+        monkeypatch.setattr(RemotePlace, "make_room", lambda _: None)  # it goes away only now
         saver.begin(trained(), Progress(2))
         with pytest.raises(RunError, match=r"cannot write the checkpoint s3://.*step-00000002: .*could not be had"):
             saver.commit()
