@@ -172,6 +172,7 @@ def test_a_killed_worker_costs_nothing_but_time(undisturbed: Path, source: Path,
     assert right.loss == pytest.approx(left.loss, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_killed_decode_actor_costs_nothing_but_time(undisturbed: Path, source: Path, tmp_path: Path) -> None:
     read_ahead = ("--data.read-ahead", "2")  # so that there is decoding left to be done
     process = start(tmp_path / "run", source, "--train.workers", "2", "--data.decoders", "1", *read_ahead)
