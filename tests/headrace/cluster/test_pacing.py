@@ -39,8 +39,14 @@ def test_the_source_is_held_while_enough_numbers_wait(waiting: int) -> None:
     assert guard.should_unblock(decode), "what Ray lets go on goes on"
 
 
-def test_another_ray_pacings_nothing_back() -> None:
-    Pacing().before_execution_starts(SimpleNamespace(_topology={}))
+def test_with_another_ray_nothing_is_held_back() -> None:
+    guard, policies = Guard(), list[Any]()
+    executor: Any = SimpleNamespace(_output_backpressure_guard=guard, _backpressure_policies=policies)
+    pacing = Pacing()
+    pacing.before_execution_starts(executor)
+    pacing.on_execution_step(executor)
+    assert not policies
+    assert guard.should_unblock(Op("ReadStripNumbers"))
 
 
 def test_the_loop_rests_only_while_nothing_happens() -> None:
