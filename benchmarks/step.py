@@ -4,7 +4,7 @@
     python benchmarks/step.py --sizes H+ --height 512       DINOv3's ViT-H/16+ at 512 px
 
     plain        augment, autocast, backward, clip, step, zero: as a tutorial writes it
-    headrace     `train_step` with all that the loop does around it: schedule, guard, feed, meter, records
+    headrace     the steps of `train.loop`: schedule, guard, feed, meter, and a record after each of them
     accelerate   the plain loop with Accelerate's wrapping, clipping and backward
 
 All three take steps on the same weights, with the same compiled blocks, on the same noise, one step each in turn: what
@@ -36,23 +36,22 @@ from torch import nn
 from benchmarks.decode_report import Machine
 from benchmarks.vit import Size, VitConfig
 from headrace.augment import AugmentConfig
-from headrace.batch import Batch, DeviceBatch, fake_batch
+from headrace.batch import Batch, BatchStream, DeviceBatch, fake_batch
+from headrace.data.agenda import Agenda
 from headrace.data.config import DataConfig
+from headrace.data.course import Course
 from headrace.data.sampling import SamplingConfig
 from headrace.errors import RunError, UserError, exit_with_sentence
 from headrace.optim import OptimConfig
 from headrace.recipe import Recipe
-from headrace.train.checkpoint import Saver
 from headrace.train.config import CompileConfig, TrainConfig
 from headrace.train.flops import Usage
 from headrace.train.hang import HangWatch
-from headrace.train.kernels import CompileCount, attention_kernels
-from headrace.train.loop import build_trainable
-from headrace.train.meter import Meter
-from headrace.train.progress import Progress
-from headrace.train.scribe import Scribe
-from headrace.train.session import LocalSession, local_device
-from headrace.train.step import Trainable, train_step
+from headrace.train.kernels import attention_kernels
+from headrace.train.loop import Loop, build_trainable
+from headrace.train.progress import CheckpointPath, Progress
+from headrace.train.session import local_device
+from headrace.train.step import Trainable
 from headrace.train.step_cost import noise_feed
 
 WARM_STEPS = 3
@@ -223,30 +222,42 @@ def _accelerate(recipe: Recipe, trainable: Trainable) -> Step:
     return step
 
 
+@dataclass
+class _Alone:
+    """The session of a worker that is fed with noise."""
+
+    run: Path
+    device: torch.device
+    course: Course
+    rank: int = 0
+    world_size: int = 1
+    cores: int = 1
+
+    def batches(self, step: int, first: int) -> BatchStream:
+        raise NotImplementedError
+
+    def leaving(self) -> bool:
+        return False
+
+    def committed(self, checkpoint: CheckpointPath, step: int, loss: float) -> None:
+        pass
+
+
 @contextlib.contextmanager
 def _ours(recipe: Recipe, trainable: Trainable) -> Iterator[Step]:
     """Yield what `train.loop` does in each step, with a record after each of them."""
-    usage, progress, meter = Usage.of(recipe, trainable.device), Progress(), Meter(trainable.device)
     with tempfile.TemporaryDirectory(prefix="headrace-step-") as folder:
-        session = LocalSession(Path(folder), None, None, recipe.train.steps, trainable.device)  # type: ignore[arg-type]
+        session = _Alone(Path(folder), trainable.device, Course(Agenda(recipe.train.steps), "", "", ""))
+        hang = HangWatch(session.run, session.rank, recipe.train.hang_minutes)
         with (
             noise_feed(recipe, trainable.device) as feed,
-            HangWatch(session.run, 0, 30.0) as hang,
-            CompileCount() as compiles,
-            Saver(session.run, 1) as saver,
-            Scribe(recipe, session) as scribe,
+            hang,
+            Loop(recipe, session, feed, trainable, Progress(), hang.alive) as loop,
         ):
 
-            def step(number: int) -> None:
-                result = train_step(trainable, feed, number, (0, 0), recipe.train, recipe.optim)
-                progress.step, progress.position = number + 1, (number + 1) * recipe.train.global_batch
-                meter.add(result)
-                scribe.ledger(progress.step, result)
-                hang.alive()
-                measured = meter.reduce(1, stop=False, written=saver.is_written)
-                progress.count_refused(refused.step for refused in measured.refused)
-                used = usage.at(measured.record["clips_per_second"])
-                scribe.measured(progress, measured, {**used, "compiles": compiles.take()})
+            def step(_: int) -> None:
+                loop.step()
+                loop.record()
 
             yield step
 

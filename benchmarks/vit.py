@@ -49,6 +49,8 @@ class VitConfig(ModelConfig):
 class VitClassifier(Objective):
     """Cross-entropy of a linear head on the class token of each clip's first frame."""
 
+    scores = ("loss", "accuracy")
+
     def __init__(self, size: Size, height: int) -> None:
         super().__init__()
         config = DINOv3ViTConfig(**_SIZES[size], image_size=height, num_register_tokens=_REGISTERS, patch_size=16)
@@ -57,7 +59,13 @@ class VitClassifier(Objective):
 
     def forward(self, batch: DeviceBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss."""
-        return F.cross_entropy(self.head(self.features(batch.pixels)), batch.label % _CLASSES), {}
+        return self.score(batch)["loss"].mean(), {}
+
+    def score(self, batch: DeviceBatch) -> dict[str, Tensor]:
+        """Return loss and accuracy of each clip [B]."""
+        logits, label = self.head(self.features(batch.pixels)), batch.label % _CLASSES
+        loss = F.cross_entropy(logits, label, reduction="none")
+        return {"loss": loss, "accuracy": (logits.detach().argmax(dim=1) == label).float()}
 
     def features(self, pixels: Tensor) -> Tensor:
         """Return the class tokens [B, D]."""

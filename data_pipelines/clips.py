@@ -16,25 +16,27 @@ from headrace.batch import BatchStream
 from headrace.cluster.blocks import from_row, to_row
 from headrace.cluster.context import HOLD_NONE, died_before, stream_context
 from headrace.cluster.numbers import StripNumbers
+from headrace.data.agenda import Agenda
 from headrace.data.config import PoolSize
 from headrace.data.echo import unfold
-from headrace.data.manifest import Manifest
-from headrace.data.reader import BatchReader, Plan
+from headrace.data.reader import Plan, RunReader
+from headrace.data.split import Split
 
 _CAREFUL_MICRO_BATCHES = 16
 """More than Ray gives to an actor at a time: whatever an actor died of is among as many that its successor reads."""
 
 
 class Decode:
-    """A decode actor: one process, one CPU, the manifest in shared memory.
+    """A decode actor: one process, one CPU, the manifests in shared memory.
 
     One that stands in for an actor that died decodes its first micro-batches in isolation: if it was a clip that
     killed the decoder, this costs the clip, and not one actor after the other.
     """
 
-    def __init__(self, manifest: ray.ObjectRef[Manifest], plan: Plan) -> None:
-        self._reader = BatchReader(ray.get(manifest), plan)
-        self._careful = BatchReader(self._reader.manifest, plan, isolated=True)
+    def __init__(self, split: ray.ObjectRef[Split], plan: Plan) -> None:
+        samples = ray.get(split)
+        self._reader = RunReader(samples, plan)
+        self._careful = RunReader(samples, plan, isolated=True)
         self._careful_for = _CAREFUL_MICRO_BATCHES if died_before() else 0
 
     def __call__(self, numbers: dict[str, NDArray[np.int64]]) -> dict[str, NDArray[Any]]:
@@ -49,25 +51,33 @@ class Decode:
 
 
 def micro_batches(
-    manifest: ray.ObjectRef[Manifest], plan: Plan, first: int, last: int, pool: PoolSize, ranks: int = 1
+    split: ray.ObjectRef[Split],
+    plan: Plan,
+    agenda: Agenda,
+    pool: PoolSize,
+    ranks: int = 1,
+    *,
+    step: int = 0,
+    first: int = 0,
 ) -> ray.data.Dataset:
-    """Return the stream of micro-batches first ... last - 1 as strips, one row and one block each.
+    """Return the stream of a run's micro-batches as strips, one row and one block each.
 
     Args:
-        manifest: reference to the `Manifest` that the plan's order counts.
+        split: reference to the samples; the plan's order counts those of training.
         plan: which samples stand where, and how they are read.
-        first, last: numbers of micro-batches.
+        agenda: which micro-batches are consumed, and when.
         pool: bounds of the decode pool.
         ranks: how many will share the stream.
+        step, first: completed steps, and the next micro-batch of training.
     """
     stream_context(in_flight_bytes=ranks * plan.data.read_ahead * plan.micro_batch_bytes)
     actors = ray.data.ActorPoolStrategy(min_size=pool.least, max_size=pool.most)
     numbers = ray.data.read_datasource(
-        StripNumbers(plan.echo, first, last), num_cpus=0, concurrency=1, override_num_blocks=1
+        StripNumbers(agenda, plan.echo, step, first), num_cpus=0, concurrency=1, override_num_blocks=1
     )
     decoded: ray.data.Dataset = numbers.map_batches(
         Decode,
-        fn_constructor_args=(manifest, plan),
+        fn_constructor_args=(split, plan),
         batch_size=1,
         compute=actors,
         num_cpus=1,
@@ -77,7 +87,7 @@ def micro_batches(
     return decoded
 
 
-def batches(dataset: ray.data.Dataset) -> BatchStream:
-    """Iterate over a stream's micro-batches in this process."""
+def batches(dataset: ray.data.Dataset, agenda: Agenda) -> BatchStream:
+    """Iterate over all micro-batches of a stream in this process."""
     blocks = dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=HOLD_NONE)
-    return unfold(map(from_row, blocks), stride=1)
+    return unfold(map(from_row, blocks), agenda.numbers(step=0, first=0))

@@ -31,16 +31,18 @@ from headrace import keyed
 from headrace.augment import Augment
 from headrace.cli import saved_recipe
 from headrace.cluster.launch import ray_cluster
+from headrace.data.agenda import Agenda
 from headrace.data.config import DataConfig, PoolSize
 from headrace.data.manifest import Manifest
 from headrace.data.order import Order
 from headrace.data.reader import Plan
+from headrace.data.split import Split, draw
 from headrace.errors import UserError, exit_with_sentence
 from headrace.evaluate import feature_std, knn_accuracy, linear_probe_accuracy, rankme
 from headrace.models import Objective
 from headrace.recipe import Recipe
 from headrace.train import checkpoint
-from headrace.train.progress import CheckpointPath, complete_checkpoints, read_progress
+from headrace.train.progress import CheckpointPath, checkpoints_called
 from jobs.recipes import RECIPES
 from jobs.sources import Bar, RunSource, cores, open_sources
 
@@ -55,8 +57,9 @@ class Options:
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of the run."""
 
-    all_checkpoints: bool = False
-    """Measure every checkpoint that the run has kept, not only the newest: does it rise?"""
+    checkpoint: str = "newest"
+    """Which one: newest, best (by the run's own evaluations), the number of its step, or all that the run has kept:
+    does it rise?"""
 
     train: str | None = None
     """Labelled source on which the probes are fitted; the run's own source if not given. Without labels there
@@ -83,16 +86,14 @@ def main(arguments: Sequence[str]) -> int:
     """Measure, print a table, and append it to the run's evaluation.jsonl."""
     options = tyro.cli(Options, prog="evaluate.py", args=arguments)
     recipe = saved_recipe(options.run, RECIPES)
-    checkpoints = complete_checkpoints(options.run)[0 if options.all_checkpoints else -1 :]
-    if not checkpoints:
-        raise UserError(f"{str(options.run)!r} holds no checkpoint to measure")
+    checkpoints = checkpoints_called(options.run, options.checkpoint)
     everything = replace(recipe.data, weights=None, without_replacement=0.0)
     fit = open_sources(DataConfig(source=options.train) if options.train else everything)
     score = open_sources(DataConfig(source=options.test)) if options.test else None
 
     device = torch.device("cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu")
     encoders = {"random weights": _encoder(recipe, None, device)}
-    encoders |= {f"step {read_progress(path).step:,}": _encoder(recipe, path, device) for path in checkpoints}
+    encoders |= {f"step {step:,}": _encoder(recipe, path, device) for step, path in checkpoints.items()}
     decoders = options.decoders or cores()
     with ray_cluster(cpus=decoders, dashboard=False):
         train, test = _sides(fit, score, options.limit)
@@ -127,16 +128,10 @@ def _sides(fit: RunSource, score: RunSource | None, limit: int) -> tuple[Manifes
     if len(train.classes) >= 2:  # else there is nothing to tell apart, and labels mean nothing
         train, test = _labelled(train), _labelled(test) if len(test) else test
     if len(test):
-        return _draw(train, limit), _draw(test, limit)
+        return draw(train, limit), draw(test, limit)
     drawn = keyed.permute(np.arange(len(train)), len(train), "evaluation split")[:limit]
     cut = max(1, len(drawn) // 5)
     return train.rows(np.sort(drawn[cut:])), train.rows(np.sort(drawn[:cut]))
-
-
-def _draw(manifest: Manifest, most: int) -> Manifest:
-    """Return some samples, in their order; all of them where they are not more."""
-    drawn = keyed.permute(np.arange(min(most, len(manifest))), len(manifest), "evaluation limit")
-    return manifest.rows(np.sort(drawn))
 
 
 def _labelled(manifest: Manifest) -> Manifest:
@@ -162,22 +157,20 @@ def _encode(manifest: Manifest, recipe: Recipe, encoders: dict[str, Objective], 
     """Stream all samples once, unaugmented and in order, through each encoder. What fails to decode is left out."""
     device = next(next(iter(encoders.values())).parameters()).device
     augment = Augment(recipe.augment, device, training=False)
-    plan = Plan(Order(len(manifest), recipe.seed, "none"), recipe.data, batch, training=False)
-    last = -(-len(manifest) // batch)
-    stream = micro_batches(ray.put(manifest), plan, 0, last, PoolSize(decoders, decoders))
+    plan = Plan(Order(len(manifest), recipe.seed, "none"), recipe.data, batch, training=False, once=True)
+    agenda = Agenda(steps=-(-len(manifest) // batch))
+    stream = micro_batches(ray.put(Split.whole(manifest)), plan, agenda, PoolSize(decoders, decoders))
     parts: dict[str, list[Tensor]] = {name: [] for name in (*encoders, RAW)}
     samples: list[np.ndarray] = []
     with Bar("encoding") as bar:
-        for number, block in enumerate(batches(stream)):
-            # The order goes round: what follows the last sample is the first once more.
-            once = np.array(block.positions) < len(manifest)
-            keep = torch.from_numpy(block.valid & once)
+        for number, block in enumerate(batches(stream, agenda)):
+            keep = torch.from_numpy(block.valid)
             pixels = augment(torch.tensor(block.pixels, device=device), block.seed)[keep]
             for name, encoder in encoders.items():
                 parts[name].append(encoder.features(pixels).cpu())
             parts[RAW].append(_thumbnails(pixels).cpu())
             samples.append(block.sample[keep.numpy()])
-            bar(number + 1, last)
+            bar(number + 1, agenda.steps)
     labels = manifest.labels[np.concatenate(samples)]
     names = [manifest.classes[label] if label >= 0 else "" for label in labels]
     return Encoded({name: torch.cat(part) for name, part in parts.items()}, names)

@@ -3,7 +3,8 @@
     python jobs/export.py runs/hjepa_tiny-...                   safetensors, in the layout of the Hugging Face Hub
     python jobs/export.py runs/hjepa_tiny-... --format onnx     a graph of the features, compared with the model
 
-Takes the newest checkpoint, and of it the average of the weights where the run kept one.
+Takes the newest checkpoint, or the one that --checkpoint names, and of it the average of the weights where the run kept
+one.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from headrace.cli import saved_recipe
 from headrace.errors import UserError, exit_with_sentence
 from headrace.export import ONNX_FILE, save_onnx, save_pretrained
 from headrace.train import checkpoint
-from headrace.train.progress import complete_checkpoints, read_progress
+from headrace.train.progress import checkpoints_called
 from jobs.recipes import RECIPES
 
 
@@ -34,8 +35,8 @@ class Options:
     format: Literal["safetensors", "onnx"] = "safetensors"
     """safetensors: weights and settings. onnx: a graph from pixels to features."""
 
-    step: int | None = None
-    """Of which checkpoint; the newest if not given."""
+    checkpoint: str = "newest"
+    """Which one: newest, best (by the run's own evaluations), or the number of its step."""
 
     output: Path | None = None
     """Folder that is written; export/ in the run's folder if not given."""
@@ -45,14 +46,11 @@ def main(arguments: Sequence[str]) -> int:
     """Load, write, compare."""
     options = tyro.cli(Options, prog="export.py", args=arguments)
     recipe = saved_recipe(options.run, RECIPES)
-    steps = {read_progress(place).step: place for place in complete_checkpoints(options.run)}
-    if not steps:
-        raise UserError(f"{str(options.run)!r} holds no checkpoint to export")
-    step = max(steps) if options.step is None else options.step
-    if step not in steps:
-        raise UserError(f"there is no checkpoint of step {step:,}: there are {', '.join(map(str, sorted(steps)))}")
+    if options.checkpoint == "all":
+        raise UserError("--checkpoint all cannot be exported into one folder: name one")
+    [(step, path)] = checkpoints_called(options.run, options.checkpoint).items()
     objective = recipe.model.build(recipe.augment.height, recipe.augment.width)
-    checkpoint.load_model(steps[step], objective)
+    checkpoint.load_model(path, objective)
     objective.eval()
 
     folder = options.output or options.run / "export"

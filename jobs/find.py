@@ -23,6 +23,8 @@ import tyro
 
 from headrace.cli import parse
 from headrace.cluster.trainer import plan_of
+from headrace.data.agenda import Agenda
+from headrace.data.split import Split
 from headrace.errors import UserError, did_you_mean, exit_with_sentence
 from headrace.observe.figures import figure
 from headrace.observe.range_chart import write_range_chart
@@ -105,8 +107,8 @@ def find_lr(recipe: Recipe, options: LrOptions) -> int:
     plan = plan_of(recipe, manifest)
     torch.set_num_threads(recipe.train.threads)
     micro_batches = options.range_steps * recipe.train.accumulate
-    session = LocalSession(Path(), manifest, plan, micro_batches, device)
-    with Feed(session.batches(0), 0, 1, device, recipe.train.queue) as feed:
+    session = LocalSession(Path(), Split.whole(manifest), plan, Agenda(micro_batches), device)
+    with Feed(session.batches(0, 0), range(micro_batches), device, recipe.train.queue) as feed:
         trainable = build_trainable(recipe, device)
         found = range_test(trainable, feed, recipe, options.lowest, options.highest, options.range_steps)
     write_range_chart(found.rates, found.losses, found.smoothed, found.suggestion, options.plot)

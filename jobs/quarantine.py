@@ -115,13 +115,17 @@ class _Source:
 
 def _sources(recipe: Recipe, rows: Sequence[Quarantined]) -> list[_Source]:
     """Return the sources of a run that rows are about. Of a mixture, keys may have the name of their source before."""
-    found = [_Source(part.manifest(), {}) for part in open_sources(recipe.data).parts]
+    found = [_Source(part.manifest(), {}) for part in open_sources(recipe.data).all_parts]
     if len(found) == 1:
         return [_Source(found[0].manifest, {row.key: row for row in rows})]
     known = [set(source.manifest.table["key"].to_pylist()) for source in found]
     for row in rows:
-        roots = [len(source.manifest.source) * row.shard.startswith(source.manifest.source) for source in found]
-        at = roots.index(max(roots))
+        # Shards of a mixture have their source before them; of a source and its validation, only the key tells.
+        fits = [
+            (len(source.manifest.source) * row.shard.startswith(source.manifest.source), row.key in keys)
+            for source, keys in zip(found, known, strict=True)
+        ]
+        at = fits.index(max(fits))
         found[at].rows[row.key if row.key in known[at] else row.key.partition("/")[2]] = row
     return [source for source in found if source.rows]
 

@@ -20,6 +20,7 @@ from headrace.data.source import locate
 from headrace.data.split import Split, split_samples
 from headrace.data.storage import StoredFile
 from headrace.demo import SCHEME, make_demo
+from headrace.errors import UserError
 
 SLOW_SHUFFLE = 4.0
 """Bytes that a full shuffle may read for each that it wants before a run says so."""
@@ -80,11 +81,18 @@ class RunSource:
         data: how its samples are split and weighted.
         location: as `Source.location`; of a mixture, those of its sources with their weights.
         parts: the sources.
+        validation: what is held out in place of a share of these.
     """
 
     data: DataConfig
     location: str
     parts: tuple[Source, ...]
+    validation: RunSource | None = None
+
+    @property
+    def all_parts(self) -> tuple[Source, ...]:
+        """The sources, and those that are held out."""
+        return self.parts + (self.validation.parts if self.validation else ())
 
     def split(self) -> Split:
         """Return the samples to train on and those held out, and say how many; index first what was never indexed.
@@ -92,18 +100,30 @@ class RunSource:
         Raises:
             UserError: no sample can be used, or the settings do not fit the samples.
         """
-        split = split_samples(self.location, [part.manifest().usable() for part in self.parts], self.data)
-        if self.data.holdout:
+        validation = self.validation.split().training if self.validation else None
+        manifests = [part.manifest().usable() for part in self.parts]
+        split = split_samples(self.location, manifests, self.data, validation)
+        if self.data.holds_out:
             print(split)
         return split
 
 
 def open_sources(data: DataConfig) -> RunSource:
-    """Return the source of a run, or the mixture of several, checked; see `open_source`."""
+    """Return the source of a run, or the mixture of several, checked; see `open_source`.
+
+    Raises:
+        UserError: also, a source is to be trained on and held out.
+    """
     mixture = parse_mixture(data.source)
     sources = tuple(open_source(part.source, data.column) for part in mixture)
     located = [Part(source.location, part.weight) for source, part in zip(sources, mixture, strict=True)]
-    return RunSource(data, format_mixture(located), sources)
+    if data.validation is None:
+        return RunSource(data, format_mixture(located), sources)
+    validation = open_sources(DataConfig(source=data.validation, column=data.column))
+    both = {part.location for part in sources} & {part.location for part in validation.parts}
+    if both:
+        raise UserError(f"--data.validation names {min(both)!r}, which is trained on: name what training never sees")
+    return RunSource(data, format_mixture(located), sources, validation)
 
 
 def locate_or_make(source: str) -> str:

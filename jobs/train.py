@@ -24,8 +24,17 @@ from data_pipelines.clips import micro_batches
 from headrace.cli import RECIPE_FILE, RunOptions, parse
 from headrace.cluster.launch import ray_cluster, see_through
 from headrace.cluster.prometheus_log import PrometheusLog
-from headrace.cluster.trainer import build_trainer, check_room, fit, plan_of, resources_for, spare_cpus
+from headrace.cluster.trainer import (
+    agenda_of,
+    build_trainer,
+    check_room,
+    fit,
+    plan_of,
+    resources_for,
+    spare_cpus,
+)
 from headrace.data import storage
+from headrace.data.course import Course
 from headrace.errors import RunError, UserError, exit_with_sentence
 from headrace.observe.environment import write_environment
 from headrace.observe.mirror import Mirror
@@ -34,6 +43,7 @@ from headrace.observe.tensorboard_log import TensorBoardLog
 from headrace.observe.wandb_log import WandbLog
 from headrace.observe.watch import recorded_bytes, watch
 from headrace.recipe import Recipe, replace_at, save_recipe
+from headrace.train.evaluation import check_metric
 from headrace.train.progress import ELSEWHERE_FILE, newest_checkpoint, read_progress
 from jobs import sources
 from jobs.recipes import DEFAULT, RECIPES
@@ -45,9 +55,12 @@ def main(arguments: Sequence[str]) -> int:
 
     # What can be wrong is found here, before anything expensive starts.
     with torch.device("meta"):
-        recipe.model.build(recipe.augment.height, recipe.augment.width)
+        objective = recipe.model.build(recipe.augment.height, recipe.augment.width)
+    check_metric(objective, recipe.train.evaluate.metric)
     source = sources.open_sources(recipe.data)
     recipe = replace_at(recipe, "data.source", source.location)
+    if source.validation is not None:
+        recipe = replace_at(recipe, "data.validation", source.validation.location)
     run = _open_run(recipe, options)
 
     workers = recipe.train.workers
@@ -56,13 +69,13 @@ def main(arguments: Sequence[str]) -> int:
         resources = resources_for(recipe, cluster)
         pool = recipe.data.pool(spare_cpus=spare_cpus(resources, cluster))
         check_room(recipe, resources, pool, cluster)
-        manifest = source.split().training
-        sources.say_slow_shuffle(manifest, recipe.data.shuffle)
-        plan = plan_of(recipe, manifest)
-        read_progress(newest_checkpoint(run)).check_same_samples(manifest.digest, plan.fingerprint())
-        last = recipe.train.micro_batches
-        stream = partial(micro_batches, ray.put(manifest), plan, last=last, pool=pool, ranks=workers)
-        trainer = partial(build_trainer, recipe, manifest, plan, run, stream, resources)
+        split = source.split().limited(recipe.train.evaluate.samples)
+        sources.say_slow_shuffle(split.training, recipe.data.shuffle)
+        plan, agenda = plan_of(recipe, split.training), agenda_of(recipe, len(split.held_out))
+        course = Course.of(split, plan, agenda)
+        read_progress(newest_checkpoint(run)).check_same_samples(course.manifest_digest, course.sequence)
+        stream = partial(micro_batches, ray.put(split), plan, agenda, pool, workers)
+        trainer = partial(build_trainer, recipe, course, run, stream, resources)
         since = recorded_bytes(run)
         outcome = see_through(
             partial(fit, trainer, recipe.train.restarts),

@@ -1,14 +1,22 @@
-"""A recipe that a test can run in a second."""
+"""A recipe that a test can run in a second, and a session that runs one without Ray."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import torch
+
 from headrace.augment import AugmentConfig
+from headrace.cluster.trainer import agenda_of, plan_of
 from headrace.data.config import DataConfig
+from headrace.data.manifest import Manifest
 from headrace.data.sampling import SamplingConfig
+from headrace.data.split import Split
 from headrace.models.hjepa import HJepaConfig
 from headrace.optim import OptimConfig
 from headrace.recipe import Recipe
 from headrace.train.config import CompileConfig, TrainConfig
+from headrace.train.session import LocalSession
 
 TINY = Recipe(
     name="tiny",
@@ -28,3 +36,13 @@ TINY = Recipe(
         ledger=True,
     ),
 )
+
+
+def session_of(
+    recipe: Recipe, folder: Path, samples: Manifest | Split, rank: int = 0, ranks: int = 1, kind: type = LocalSession
+) -> LocalSession:
+    """Return the session of a worker in this process: all samples are trained on, unless they are split."""
+    split = (samples if isinstance(samples, Split) else Split.whole(samples)).limited(recipe.train.evaluate.samples)
+    plan, agenda = plan_of(recipe, split.training), agenda_of(recipe, len(split.held_out))
+    session: LocalSession = kind(folder, split, plan, agenda, torch.device("cpu"), rank, ranks)
+    return session

@@ -13,17 +13,17 @@ from unittest.mock import MagicMock
 import pytest
 import ray.data
 import torch
+from small_recipe import session_of
 from torch import nn
 
 from data_pipelines.clips import micro_batches
 from data_pipelines.index import index
-from headrace.cluster.trainer import build_trainer, plan_of, resources_for
+from headrace.cluster.trainer import build_trainer, resources_for
 from headrace.data.scan import shards_of
 from headrace.data.source import locate
 from headrace.data.split import split_samples
 from headrace.recipe import Recipe
 from headrace.train.loop import train
-from headrace.train.session import LocalSession
 from jobs.recipes import RECIPES
 
 NOT_ACTING = {
@@ -83,13 +83,13 @@ def live_through(recipe: Recipe, folder: Path, monkeypatch: pytest.MonkeyPatch) 
     source = locate(recipe.data.source)
     column = recipe.data.column
     indexed = index(source, shards_of(source, column), column=column)
-    manifest = split_samples(source, [indexed.usable()], recipe.data).training
-    plan = plan_of(recipe, manifest)
+    split = split_samples(source, [indexed.usable()], recipe.data)
+    session = session_of(recipe, folder, split)
     pool = recipe.data.pool(spare_cpus=2)
-    micro_batches(MagicMock(), plan, 0, recipe.train.micro_batches, pool, recipe.train.workers)
-    build_trainer(recipe, manifest, plan, folder, MagicMock(), resources_for(recipe, {"CPU": 2.0}))
+    micro_batches(MagicMock(), session.plan, session.agenda, pool, recipe.train.workers)
+    build_trainer(recipe, session.course, folder, MagicMock(), resources_for(recipe, {"CPU": 2.0}))
     torch.set_num_threads(recipe.train.threads)
-    train(recipe, LocalSession(folder, manifest, plan, recipe.train.micro_batches, torch.device("cpu")))
+    train(recipe, session)
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))

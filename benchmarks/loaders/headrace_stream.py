@@ -7,11 +7,13 @@ times of the frames are the middles of equal parts of the clip, as in evaluation
 from __future__ import annotations
 
 from benchmarks.loaders.contract import SIZE, Batches, Corpus, Task
+from headrace.data.agenda import Agenda
 from headrace.data.config import DataConfig, PoolSize
 from headrace.data.manifest import Manifest
 from headrace.data.order import Order
 from headrace.data.reader import Plan
 from headrace.data.sampling import SamplingConfig
+from headrace.data.split import Split
 
 
 def prepare(task: Task) -> None:
@@ -43,8 +45,9 @@ def batches(task: Task) -> Batches:
     with ray_cluster(cpus=task.workers, dashboard=False):
         yield "ray is up"
         pool = PoolSize(task.workers, task.workers)
-        last = task.epochs * len(corpus) // task.batch
-        for batch in take(micro_batches(ray.put(manifest), plan, 0, last, pool)):
+        agenda = Agenda(steps=task.epochs * len(corpus) // task.batch)
+        stream = micro_batches(ray.put(Split.whole(manifest)), plan, agenda, pool)
+        for batch in take(stream, agenda):
             yield batch.pixels, batch.sample.tolist()
 
 

@@ -10,7 +10,7 @@ from headrace.data.sampling import SamplingConfig
 from headrace.models.hjepa import HJepaConfig
 from headrace.optim import OptimConfig
 from headrace.recipe import Recipe
-from headrace.train.config import CompileConfig, TrainConfig
+from headrace.train.config import CompileConfig, EvaluateConfig, TrainConfig
 
 TINY = HJepaConfig(patch_size=12, width=192, depth=6, heads=3, predictor_width=96, predictor_depth=3, predictor_heads=3)
 """An encoder of 2.7 million parameters."""
@@ -55,7 +55,12 @@ def hjepa_tiny() -> Recipe:
 def demo() -> Recipe:
     """hjepa_tiny on street scenes that it makes: a few minutes on two cores."""
     base = hjepa_tiny()
-    return replace(base, name="demo", data=replace(base.data, source="demo://street"))
+    return replace(
+        base,
+        name="demo",
+        data=replace(base.data, source="demo://street", holdout=0.25),
+        train=replace(base.train, checkpoint_every=50, evaluate=EvaluateConfig(every=50)),
+    )
 
 
 def hjepa_cifar() -> Recipe:

@@ -6,11 +6,13 @@
     label      [B] int64                   [B] int64                    class, -1 where there is none
     seconds    [B, T] float64              -                            times of the frames, from the first
     sample     [B] int64                   -                            rows of the manifest
-    valid      [B] bool                    -                            False: could not be decoded (evaluation)
+    valid      [B] bool                    -                            False: could not be decoded, or not there at
+                                                                        all (evaluation)
 
     keys       of the samples, as the manifest names them; empty where nobody gave them names
     number     which micro-batch of the run this is; its samples stand at the positions
-               number * B ... number * B + B - 1 of the order
+               number * B ... number * B + B - 1 of the order. ~k, which is negative: the k-th
+               of the held-out samples (`headrace.data.agenda`)
     failures   samples that could not be decoded and were replaced
 
 B samples, T frames, H x W pixels, C = 3 channels. An image is a clip of one frame, T = 1. The shapes are the
@@ -96,8 +98,9 @@ class Batch:
 
     @property
     def positions(self) -> range:
-        """The positions in the run's order at which these samples stand."""
-        return range(self.number * len(self), (self.number + 1) * len(self))
+        """The positions at which these samples stand in the run's order, or among the held-out ones."""
+        number = max(self.number, ~self.number)
+        return range(number * len(self), (number + 1) * len(self))
 
 
 @dataclass(frozen=True)

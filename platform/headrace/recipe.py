@@ -48,6 +48,11 @@ class Recipe:
 
     def __post_init__(self) -> None:
         self.optim.check_steps(self.train.steps)
+        if self.train.evaluate.every and not self.data.holds_out:
+            raise UserError(
+                f"--train.evaluate.every {self.train.evaluate.every} has nothing to evaluate on: hold out a share of "
+                f"the samples with --data.holdout, or name another source with --data.validation"
+            )
         if self.optim.name == "sophia-h" and self.train.parallel == "fsdp":
             raise UserError(
                 "sophia-h differentiates twice, which FSDP cannot: use --train.parallel ddp, or another --optim.name"

@@ -16,12 +16,14 @@ from data_pipelines.clips import batches, micro_batches
 from data_pipelines.index import index
 from headrace.cluster.launch import ray_cluster
 from headrace.cluster.pacing import NUMBERS_AHEAD, Pacing
+from headrace.data.agenda import Agenda
 from headrace.data.config import DataConfig, PoolSize
 from headrace.data.encode import encode_video
 from headrace.data.order import Order
 from headrace.data.reader import BatchReader, Plan
 from headrace.data.sampling import SamplingConfig
 from headrace.data.scan import shards_of
+from headrace.data.split import Split
 
 pytestmark = pytest.mark.ray
 
@@ -43,7 +45,8 @@ def test_a_clip_that_kills_its_decoder_costs_one_clip(video_folder: Path) -> Non
     manifest = index(str(video_folder), shards_of(str(video_folder))).usable()
     data = DataConfig(height=24, width=24, sampling=SamplingConfig(frames=2), decoder="fatal_decoder:build")
     plan = Plan(Order(8, 0), data, micro_batch=4)
-    stream = list(batches(micro_batches(ray.put(manifest), plan, 0, 4, PoolSize(2, 2))))
+    agenda = Agenda(steps=4)
+    stream = list(batches(micro_batches(ray.put(Split.whole(manifest)), plan, agenda, PoolSize(2, 2)), agenda))
 
     assert [batch.number for batch in stream] == [0, 1, 2, 3]
     failures = [failure for batch in stream for failure in batch.failures]
@@ -66,7 +69,8 @@ def test_a_long_run_does_not_make_all_of_its_numbers_at_once(video_folder: Path)
     """While the consumer pauses, no more of them are made than may wait."""
     manifest = index(str(video_folder), shards_of(str(video_folder))).usable()
     plan = Plan(Order(8, 0), DataConfig(height=24, width=24, sampling=SamplingConfig(frames=1)), micro_batch=2)
-    stream = batches(micro_batches(ray.put(manifest), plan, 0, 1_000_000, PoolSize(1, 1)))
+    agenda = Agenda(steps=1_000_000)
+    stream = batches(micro_batches(ray.put(Split.whole(manifest)), plan, agenda, PoolSize(1, 1)), agenda)
     assert [next(stream).number for _ in range(4)] == [0, 1, 2, 3]
     operators = [op for found in gc.get_objects() if type(found) is Pacing for op in found._topology]
     [source] = [op for op in operators if op.name.startswith("ReadStripNumbers") and not op.has_completed()]

@@ -6,15 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
+from small_recipe import session_of
 
 from data_pipelines.index import index
 from headrace.cli import RECIPE_FILE
-from headrace.cluster.trainer import plan_of
 from headrace.data.scan import shards_of
 from headrace.recipe import replace_at, save_recipe
 from headrace.train.loop import train
-from headrace.train.session import LocalSession
 from jobs import evaluate, pack
 from jobs.recipes import RECIPES
 
@@ -50,14 +48,13 @@ def trained(run: Path, source: Path) -> Path:
     run.mkdir()
     save_recipe(recipe, run / RECIPE_FILE)
     manifest = index(str(source), shards_of(str(source))).usable()
-    plan = plan_of(recipe, manifest)
-    train(recipe, LocalSession(run, manifest, plan, recipe.train.micro_batches, torch.device("cpu")))
+    train(recipe, session_of(recipe, run, manifest))
     return run
 
 
 def test_labelled_images(tmp_path: Path, shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = trained(tmp_path / "run", shards)
-    assert evaluate.main([str(run), "--all-checkpoints", "--decoders", "1", "--batch", "8"]) == 0
+    assert evaluate.main([str(run), "--checkpoint", "all", "--decoders", "1", "--batch", "8"]) == 0
     said = capsys.readouterr().out
     record = json.loads((run / evaluate.RESULTS_FILE).read_text())
     assert set(record["results"]) == {"raw pixels", "random weights", "step 1", "step 2"}

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from small_recipe import TINY
+from small_recipe import TINY, session_of
 
 from data_pipelines.index import index
-from headrace.cluster.trainer import plan_of
 from headrace.data.scan import shards_of
 from headrace.errors import RunError, UserError
 from headrace.export import load_pretrained, save_onnx
@@ -21,7 +20,6 @@ from headrace.recipe import Recipe, save_recipe
 from headrace.train.checkpoint import load_model
 from headrace.train.loop import train
 from headrace.train.progress import newest_checkpoint
-from headrace.train.session import LocalSession
 from jobs import export
 
 
@@ -37,8 +35,7 @@ def run(video_folder: Path, tmp_path: Path) -> Path:
     folder.mkdir()
     save_recipe(recipe, folder / "recipe.json")
     manifest = index(str(video_folder), shards_of(str(video_folder))).usable()
-    plan = plan_of(recipe, manifest)
-    train(recipe, LocalSession(folder, manifest, plan, recipe.train.micro_batches, torch.device("cpu")))
+    train(recipe, session_of(recipe, folder, manifest))
     return folder
 
 
@@ -75,10 +72,10 @@ def test_weights_and_settings_come_back(run: Path, capsys: pytest.CaptureFixture
 
 
 def test_an_earlier_checkpoint_may_be_meant(run: Path, tmp_path: Path) -> None:
-    export.main([str(run), "--step", "1", "--output", str(tmp_path / "one")])
+    export.main([str(run), "--checkpoint", "1", "--output", str(tmp_path / "one")])
     assert json.loads((tmp_path / "one" / "config.json").read_text())["step"] == 1
-    with pytest.raises(UserError, match="no checkpoint of step 7: there are 1, 2"):
-        export.main([str(run), "--step", "7"])
+    with pytest.raises(UserError, match=r"no checkpoint '7': there are .* steps 1, 2"):
+        export.main([str(run), "--checkpoint", "7"])
 
 
 def test_what_is_no_export_is_refused(run: Path, tmp_path: Path) -> None:

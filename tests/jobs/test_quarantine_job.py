@@ -9,12 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
+from small_recipe import session_of
 
 from data_pipelines.index import index
 from headrace.augment import AugmentConfig
 from headrace.cli import RECIPE_FILE
-from headrace.cluster.trainer import plan_of
 from headrace.data import retest
 from headrace.data.config import DataConfig
 from headrace.data.manifest import Manifest
@@ -31,7 +30,6 @@ from headrace.recipe import Recipe, save_recipe
 from headrace.train.config import CompileConfig, TrainConfig
 from headrace.train.loop import train
 from headrace.train.progress import Progress, newest_checkpoint, read_progress
-from headrace.train.session import LocalSession
 from jobs import quarantine
 from jobs.sources import open_source
 
@@ -82,8 +80,7 @@ def run(source: Path, folder: Path, **data: float) -> Progress:
     folder.mkdir(exist_ok=True)
     save_recipe(recipe, folder / RECIPE_FILE)
     manifest: Manifest = open_source(str(source)).manifest().usable()
-    plan = plan_of(recipe, manifest)
-    return train(recipe, LocalSession(folder, manifest, plan, recipe.train.micro_batches, torch.device("cpu")))
+    return train(recipe, session_of(recipe, folder, manifest))
 
 
 KEYS = [f"{number:03d}.mp4" for number in sorted(BROKEN)]

@@ -7,10 +7,9 @@ splits equally, which drops a remainder.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import ray.data
 from ray.train import DataConfig
@@ -21,8 +20,13 @@ from headrace.train.progress import newest_checkpoint, read_progress
 STREAM = "micro-batches"
 """Name of the stream among a trainer's datasets."""
 
-StreamBuilder = Callable[[int], ray.data.Dataset]
-"""Builds the stream from a given micro-batch on."""
+
+class StreamBuilder(Protocol):
+    """Builds the stream of a run that goes on."""
+
+    def __call__(self, *, step: int, first: int) -> ray.data.Dataset:
+        """Return it from where `step` steps are completed and `first` is the next micro-batch of training."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class ResumableStream:
     def __call__(self) -> ray.data.Dataset:
         """Return the stream from the newest checkpoint on."""
         progress = read_progress(newest_checkpoint(self.run))
-        stream = self.stream_from(progress.micro_batch(self.micro_batch))
+        stream = self.stream_from(step=progress.step, first=progress.micro_batch(self.micro_batch))
         scale_to_demand(stream, PoolOfRun(self.run, self.clips_per_block))
         return stream
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
+from headrace.data.agenda import Agenda
 from headrace.data.echo import Echo
 
 NUMBERS_PER_TASK = 1 << 16
@@ -19,29 +20,36 @@ NAME = "StripNumbers"
 
 
 class StripNumbers(Datasource):
-    """The numbers, out of first ... last - 1, at which a strip is decoded, one row each."""
+    """The numbers, of those on an agenda, at which a strip is decoded, one row each.
 
-    def __init__(self, echo: Echo, first: int, last: int) -> None:
+    Args:
+        agenda: what the run consumes.
+        echo: which of it is decoded for itself.
+        step, first: completed steps, and the next micro-batch of training.
+    """
+
+    def __init__(self, agenda: Agenda, echo: Echo, step: int, first: int) -> None:
         super().__init__()
-        self._echo, self._first, self._last = echo, first, last
+        self._agenda, self._echo, self._step, self._first = agenda, echo, step, first
 
     def get_name(self) -> str:
         return NAME
 
     def estimate_inmemory_data_size(self) -> int:
-        return 8 * (self._last - self._first) // self._echo.repeats
+        return 8 * self._agenda.lanes * (self._agenda.steps - self._step) // self._echo.repeats
 
     def get_read_tasks(self, *_: object, **__: object) -> list[ReadTask]:
         """Return few tasks that each give many blocks: their number must not grow with the run."""
-        starts = range(self._first, self._last, NUMBERS_PER_TASK)
-        return [_task(self._echo, self._first, start, min(start + NUMBERS_PER_TASK, self._last)) for start in starts]
+        steps = range(self._step, self._agenda.steps, max(1, NUMBERS_PER_TASK // self._agenda.lanes))
+        return [self._task(step, min(step + steps.step, self._agenda.steps)) for step in steps]
 
+    def _task(self, step: int, stop: int) -> ReadTask:
+        agenda, echo, first = self._agenda, self._echo, self._first
+        here = first + (step - self._step) * agenda.lanes
 
-def _task(echo: Echo, first: int, start: int, stop: int) -> ReadTask:
-    def numbers() -> Iterator[pa.Table]:
-        for number in range(start, stop):
-            if echo.is_decoded(number, first):
+        def numbers() -> Iterator[pa.Table]:
+            for number in echo.decoded(agenda.numbers(step, here, stop), first):
                 yield pa.table({"number": [number]})
 
-    rows = (stop - start) // echo.repeats
-    return ReadTask(numbers, BlockMetadata(num_rows=rows, size_bytes=8 * rows, input_files=None, exec_stats=None))
+        rows = (stop - step) * agenda.lanes // echo.repeats
+        return ReadTask(numbers, BlockMetadata(num_rows=rows, size_bytes=8 * rows, input_files=None, exec_stats=None))

@@ -33,6 +33,7 @@ class PrometheusLog:
         figures = {**STEP_FIELDS, **_EVENTS}
         self._gauges = {name: Gauge(f"headrace_{name}", text, tag_keys=("run",)) for name, text in figures.items()}
         self._extra = Gauge("headrace_extra", "the objective's own scalars", tag_keys=("run", "name"))
+        self._held_out = Gauge("headrace_held_out", "scores on held-out samples", tag_keys=("run", "name"))
         self._tags = {"run": run.name}
 
     def see(self, record: Record, history: History) -> None:
@@ -41,6 +42,10 @@ class PrometheusLog:
             self._see_step(record)
         elif record["kind"] == "pool":
             self._see_pool(record)
+        elif record["kind"] == "evaluation":
+            scores = record.get("scores") or {}
+            for name in scores:
+                self._held_out.set(number(scores, name), {**self._tags, "name": name})
         counts = {
             "step": history.step,
             "quarantined": sum(history.failures.values()),

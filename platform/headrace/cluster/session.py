@@ -15,6 +15,7 @@ from headrace.cluster.blocks import from_row
 from headrace.cluster.context import HOLD_NONE
 from headrace.cluster.ingest import STREAM
 from headrace.cluster.pool import cluster_cores
+from headrace.data.course import Course
 from headrace.data.echo import unfold
 from headrace.train.progress import CheckpointPath
 
@@ -24,24 +25,27 @@ class RaySession:
 
     Args:
         run: the run's folder, which all workers can reach.
-        manifest_digest, sequence: of the samples that the stream draws from, and of their order.
+        course: what the run streams.
     """
 
-    def __init__(self, run: Path, manifest_digest: str, sequence: str) -> None:
+    def __init__(self, run: Path, course: Course) -> None:
         context = ray.train.get_context()
         self.run = run
         self.rank: int = context.get_world_rank()
         self.world_size: int = context.get_world_size()
         self.device: torch.device = ray.train.torch.get_device()
         self.cores = cluster_cores()
-        self.manifest_digest, self.sequence = manifest_digest, sequence
+        self.course = course
 
-    def batches(self, first: int) -> BatchStream:
-        """Return this rank's share of the stream, which `ResumableStream` built to start at `first`."""
-        del first  # both read it from the newest checkpoint; the feed checks what comes
+    def batches(self, step: int, first: int) -> BatchStream:
+        """Return this rank's share of the stream, which `ResumableStream` built to start there.
+
+        Both read it from the newest checkpoint, and the feed checks what comes.
+        """
         shard = ray.train.get_dataset_shard(STREAM)
         blocks = shard.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=HOLD_NONE)
-        return unfold(map(from_row, blocks), self.world_size)
+        mine = self.course.agenda.numbers_of(self.rank, self.world_size, step, first)
+        return unfold(map(from_row, blocks), mine)
 
     def leaving(self) -> bool:
         """Return whether Ray has announced that the machine of some worker will be taken away.

@@ -21,7 +21,9 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from headrace.cluster.ingest import STREAM, ResumableStream, RoundRobin, StreamBuilder
 from headrace.cluster.launch import serves_dashboard
+from headrace.data.agenda import Agenda
 from headrace.data.config import PoolSize
+from headrace.data.course import Course
 from headrace.data.echo import Echo
 from headrace.data.manifest import Manifest
 from headrace.data.order.build import build_order
@@ -136,6 +138,18 @@ def plan_of(recipe: Recipe, manifest: Manifest) -> Plan:
     return Plan(order, data, train.micro_batch, echo=echo_of(recipe))
 
 
+def agenda_of(recipe: Recipe, held_out: int) -> Agenda:
+    """Return which micro-batches a recipe's run consumes, and when.
+
+    Args:
+        recipe: the run.
+        held_out: samples that it evaluates on.
+    """
+    train, every = recipe.train, recipe.train.evaluate.every
+    rounds = -(-held_out // (train.micro_batch * train.workers)) if every else 0
+    return Agenda(train.steps, train.global_batch // train.micro_batch, max(1, every), rounds * train.workers)
+
+
 def echo_of(recipe: Recipe) -> Echo:
     """Return how often a recipe's training sees a sample for one decode."""
     data, train = recipe.data, recipe.train
@@ -158,23 +172,22 @@ class Trainer(TorchTrainer):
 
 
 def build_trainer(
-    recipe: Recipe, manifest: Manifest, plan: Plan, run: Path, stream_from: StreamBuilder, resources: Resources
+    recipe: Recipe, course: Course, run: Path, stream_from: StreamBuilder, resources: Resources
 ) -> TorchTrainer:
     """Return the trainer of a run, ready to `fit()`.
 
     Args:
         recipe: the run.
-        manifest: its usable samples.
-        plan: what `plan_of` decided.
+        course: what it streams.
         run: its folder, which the driver and all workers can reach.
-        stream_from: builds the stream from a micro-batch on.
+        stream_from: builds the stream from where the run stands.
         resources: what `resources_for` decided.
     """
     # Ray's own list of the run's checkpoints: with it, Ray would not start once one of them was deleted.
     (run / _RAY_SNAPSHOT).unlink(missing_ok=True)
     micro_batch = recipe.train.micro_batch
     return Trainer(
-        partial(_work, recipe, run, manifest.digest, plan.fingerprint()),
+        partial(_work, recipe, run, course),
         datasets={STREAM: ResumableStream(run, micro_batch, stream_from, micro_batch * recipe.data.repeats)},
         dataset_config=RoundRobin(),
         torch_config=TorchConfig(backend="nccl" if resources.device == "cuda" else "gloo"),
@@ -210,7 +223,7 @@ def fit(build: Callable[[], TorchTrainer], restarts: int) -> None:
             return
 
 
-def _work(recipe: Recipe, run: Path, manifest_digest: str, sequence: str) -> None:
+def _work(recipe: Recipe, run: Path, course: Course) -> None:
     """Train, in one worker."""
     import torch
 
@@ -221,7 +234,7 @@ def _work(recipe: Recipe, run: Path, manifest_digest: str, sequence: str) -> Non
         return  # Ray starts lost workers again, whatever the reason; this one would come again too
     torch.set_num_threads(recipe.train.threads)
     try:
-        train(recipe, RaySession(run, manifest_digest, sequence))
+        train(recipe, RaySession(run, course))
     except Exception as error:
         sentence = final_sentence(error)
         if sentence is not None:

@@ -76,6 +76,9 @@ class DataConfig:
     holdout: float = 0.0
     """Share of the groups of samples that training never sees; jobs/evaluate.py measures on them."""
 
+    validation: str | None = None
+    """Another source, or a mixture, whose samples are the held-out ones, in place of a share."""
+
     group_by: str = "key"
     """Of holdout: what keeps samples together. key: the key up to the first dot of its name; key:_ up to the first _,
     or another separator; folder; shard; or a column of the metadata."""
@@ -140,8 +143,15 @@ class DataConfig:
             raise UserError("--data.without-replacement needs --data.weights; without them, every sample comes once")
         if not 0 <= self.holdout < 1:
             raise UserError(f"--data.holdout is a share of the groups, at least 0 and below 1, got {self.holdout:g}")
+        if self.holdout and self.validation is not None:
+            raise UserError("--data.holdout and --data.validation both say what is held out: leave out one")
         if self.group_by in ("", "key:"):
             raise UserError("--data.group-by key:SEPARATOR needs a separator, such as key:_")
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether there are samples that training never sees."""
+        return self.holdout > 0 or self.validation is not None
 
     def open_cache(self) -> Cache | None:
         """Return this node's cache, or None.

@@ -22,10 +22,11 @@ decodes the strips again that it finds open there, as it needs them, and its sam
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from headrace.batch import Batch, BatchStream, Strip
+from headrace.data.agenda import is_held_out
 
 
 @dataclass(frozen=True)
@@ -77,20 +78,30 @@ class Echo:
         strips = (self.repeats - 1) * self.apart + min(1, self.repeats - 1)
         return strips * self.repeats * self.lanes
 
+    def decoded(self, numbers: Iterable[int], first: int) -> Iterator[int]:
+        """Yield those of a run's numbers for which a strip is decoded, if it begins at micro-batch `first`.
 
-def unfold(strips: Iterable[Strip], stride: int) -> BatchStream:
-    """Yield a worker's micro-batches in order, `stride` apart, and hold what strips bring for later.
+        Held-out samples are seen once in an evaluation, so each strip of them holds one clip.
+        """
+        return (number for number in numbers if is_held_out(number) or self.is_decoded(number, first))
+
+
+def unfold(strips: Iterable[Strip], numbers: Iterable[int]) -> BatchStream:
+    """Yield a worker's micro-batches in order, and hold what strips bring for later. Ends where either ends.
 
     Args:
         strips: in the order in which their first micro-batches are due.
-        stride: from one micro-batch of the worker to its next: the number of workers.
+        numbers: of the worker's micro-batches, in the order in which they are due.
     """
+    coming = iter(strips)
     held: dict[int, Batch] = {}
-    for strip in strips:
+    for number in numbers:
+        if number in held:
+            yield held.pop(number)
+            continue
+        strip = next(coming, None)
+        if strip is None:
+            return
         due, *later = strip.batches()
         held |= {batch.number: batch for batch in later}
         yield due
-        following = due.number + stride
-        while following in held:
-            yield held.pop(following)
-            following += stride

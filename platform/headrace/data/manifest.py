@@ -13,7 +13,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -96,10 +96,12 @@ class Manifest:
         source: the location of the shards, absolute or a URI; of several sources what the user wrote.
         table: Arrow table of `SCHEMA`, sorted by shard and offset. For a run it can have two columns more: `source`,
             a dictionary of locations, source by source, and `weight`.
+        known_classes: what its labels count, where these are not the labels that occur in it.
     """
 
     source: str
     table: pa.Table
+    known_classes: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -117,19 +119,23 @@ class Manifest:
             found = self.errors() + Counter({"excluded": len(excluded)})
             reasons = "; ".join(f"{count} x {reason}" for reason, count in found.most_common(3))
             raise UserError(f"no sample of {self.source!r} can be read ({reasons or 'it holds none'})")
-        return Manifest(self.source, table.combine_chunks())
+        return replace(self, table=table.combine_chunks())
 
     def rows(self, rows: NDArray[np.integer]) -> Manifest:
         """Return the manifest of these rows, in the order given."""
-        return Manifest(self.source, self.table.take(pa.array(rows)).combine_chunks())
+        return replace(self, table=self.table.take(pa.array(rows)).combine_chunks())
 
     def where(self, wanted: NDArray[np.bool_]) -> Manifest:
         """Return the manifest of the rows that are wanted [rows], in their order."""
-        return Manifest(self.source, self.table.filter(pa.array(wanted)).combine_chunks())
+        return replace(self, table=self.table.filter(pa.array(wanted)).combine_chunks())
 
     def take(self, most: int) -> Manifest:
         """Return the first rows, `most` at most."""
-        return Manifest(self.source, self.table.slice(0, most))
+        return replace(self, table=self.table.slice(0, most))
+
+    def of_classes(self, classes: tuple[str, ...]) -> Manifest:
+        """Return the manifest whose labels count these classes."""
+        return replace(self, known_classes=classes)
 
     def exclusions(self) -> Exclusions:
         """Return what somebody took out of the source."""
@@ -182,7 +188,7 @@ class Manifest:
 
     def with_weights(self, weights: NDArray[np.float64]) -> Manifest:
         """Return the manifest with these weights [rows]."""
-        return Manifest(self.source, self.table.append_column("weight", pa.array(weights, pa.float64())))
+        return replace(self, table=self.table.append_column("weight", pa.array(weights, pa.float64())))
 
     @cached_property
     def seconds(self) -> NDArray[np.float64]:
@@ -192,9 +198,8 @@ class Manifest:
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        """Return the labels that occur: numbers in numeric order, then names alphabetically."""
-        names = pc.unique(self.table["label"]).drop_null().to_pylist()
-        return tuple(sorted(names, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name)))
+        """Return what the labels count: if nobody said otherwise, those that occur."""
+        return classes_of(self) if self.known_classes is None else self.known_classes
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:
@@ -275,6 +280,12 @@ class Manifest:
 
     def _value(self, column: str, row: int) -> Any:
         return self.table[column][row].as_py()
+
+
+def classes_of(*manifests: Manifest) -> tuple[str, ...]:
+    """Return the labels that occur in any of them: numbers in numeric order, then names alphabetically."""
+    names = {name for manifest in manifests for name in pc.unique(manifest.table["label"]).drop_null().to_pylist()}
+    return tuple(sorted(names, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name)))
 
 
 def _places(source: str) -> list[Path]:

@@ -9,7 +9,7 @@ import hashlib
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import BinaryIO
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from headrace import keyed
 from headrace.batch import Batch, DecodeCost, Failure, Strip
+from headrace.data.agenda import is_held_out
 from headrace.data.config import DataConfig
 from headrace.data.decode.index import VideoIndex
 from headrace.data.decode.isolated import IsolatedDecoder
@@ -25,9 +26,10 @@ from headrace.data.decode.table import ByKind, build_decoder
 from headrace.data.echo import Echo
 from headrace.data.failures import SampleError
 from headrace.data.manifest import Manifest
-from headrace.data.order import SampleOrder
+from headrace.data.order import Order, SampleOrder
 from headrace.data.readahead import ReadAhead, Wanted
 from headrace.data.sampling import frame_times, nearest_times
+from headrace.data.split import Split
 from headrace.errors import RunError
 
 FINGERPRINT_POSITIONS = 256
@@ -44,6 +46,7 @@ class Plan:
         data: size, frames and decoder.
         micro_batch: samples in a micro-batch.
         training: draw times at random and replace what fails; else take the middles and mark it invalid.
+        once: mark also what comes after the last sample, where the order begins again.
         echo: how often, and how far apart, a sample is seen again for one decode.
     """
 
@@ -51,12 +54,17 @@ class Plan:
     data: DataConfig
     micro_batch: int
     training: bool = True
+    once: bool = False
     echo: Echo = field(default_factory=Echo)
 
     @property
     def micro_batch_bytes(self) -> int:
         """Size of the pixels of one micro-batch."""
         return micro_batch_bytes(self.data, self.micro_batch)
+
+    def held_out(self, samples: int) -> Plan:
+        """Return the plan by which so many held-out samples are read: each once, in their order, as it is."""
+        return replace(self, order=Order(samples, 0, "none"), training=False, once=True, echo=Echo())
 
     def fingerprint(self) -> str:
         """Return what tells one sequence of samples from another: that of the run's first positions, as they come.
@@ -141,8 +149,11 @@ class BatchReader:
         valid = np.ones(plan.micro_batch, bool)
         failures: list[Failure] = []
 
-        with ReadAhead([look.wanted for look in looks], self._cache) as ahead:
-            for slot in range(plan.micro_batch):
+        if plan.once:
+            valid[max(0, len(self.manifest) - int(positions[0])) :] = False
+        wanted = np.flatnonzero(valid).tolist()  # the first ones
+        with ReadAhead([looks[slot].wanted for slot in wanted], self._cache) as ahead:
+            for slot in wanted:
                 opened = partial(ahead.open, slot)
                 for attempt in range(1, RESERVE_ATTEMPTS + 2):
                     look = looks[slot]
@@ -199,3 +210,32 @@ class BatchReader:
     def _failure(self, look: _Look, error: SampleError) -> Failure:
         key, shard = self.manifest.key(look.row), self.manifest.shard(look.row)
         return Failure(look.position, key, shard, look.wanted.where.offset, error.reason, str(error))
+
+
+class RunReader:
+    """Reads all that a run streams: micro-batches of training, and ~k, the k-th of the held-out samples.
+
+    Args:
+        split: the run's samples.
+        plan: of training; held-out samples are read by what `Plan.held_out` makes of it.
+        isolated: see `BatchReader`.
+    """
+
+    def __init__(self, split: Split, plan: Plan, *, isolated: bool = False) -> None:
+        self._training = BatchReader(split.training, plan, isolated)
+        held_out = split.held_out
+        self._held_out = BatchReader(held_out, plan.held_out(len(held_out)), isolated) if len(held_out) else None
+
+    def read_strip(self, number: int) -> Strip:
+        """Return the strip that begins with a micro-batch; see `BatchReader.read_strip`."""
+        if not is_held_out(number):
+            return self._training.read_strip(number)
+        assert self._held_out is not None, "nothing is held out"
+        strip = self._held_out.read_strip(~number)
+        return replace(strip, numbers=~strip.numbers)
+
+    def close(self) -> None:
+        """End the processes that isolated decoding started; it can go on, with others."""
+        for reader in (self._training, self._held_out):
+            if reader is not None:
+                reader.close()

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from headrace import keyed
 from headrace.data.config import DataConfig
-from headrace.data.manifest import Manifest
+from headrace.data.manifest import Manifest, classes_of
 from headrace.data.mixture import mix
 from headrace.data.weights import metadata_column, weights_of
 from headrace.errors import UserError
@@ -24,7 +25,7 @@ from headrace.errors import UserError
 
 @dataclass(frozen=True)
 class Split:
-    """The two sides of a run's samples.
+    """The two sides of a run's samples. Both count the same classes.
 
     Attributes:
         training: with their weights, if the run has some.
@@ -37,7 +38,21 @@ class Split:
     training_groups: int = 0
     held_out_groups: int = 0
 
+    @classmethod
+    def whole(cls, manifest: Manifest) -> Split:
+        """Return a split that holds out nothing."""
+        return cls(manifest, manifest.take(0))
+
+    def limited(self, held_out: int) -> Split:
+        """Return the split with so many held-out samples at most: the same ones each time."""
+        return replace(self, held_out=draw(self.held_out, held_out))
+
     def __str__(self) -> str:
+        if not self.held_out_groups:
+            return (
+                f"held out: the {len(self.held_out):,} samples of {self.held_out.source!r}; training sees "
+                f"{len(self.training):,} others"
+            )
         samples, groups = len(self.training) + len(self.held_out), self.training_groups + self.held_out_groups
         return (
             f"held out: {len(self.held_out):,} of {samples:,} samples, {self.held_out_groups:,} of {groups:,} groups; "
@@ -45,13 +60,16 @@ class Split:
         )
 
 
-def split_samples(name: str, manifests: Sequence[Manifest], data: DataConfig) -> Split:
+def split_samples(
+    name: str, manifests: Sequence[Manifest], data: DataConfig, validation: Manifest | None = None
+) -> Split:
     """Return the samples that a run trains on, and those that it must not see.
 
     Args:
         name: of the source, or of the mixture.
         manifests: what can be used of each source of the run.
         data: what is held out, and what weighs how much.
+        validation: what is held out in place of a share of these.
 
     Raises:
         UserError: there are no groups or weights as the settings name them, or a side has no sample.
@@ -66,13 +84,23 @@ def split_samples(name: str, manifests: Sequence[Manifest], data: DataConfig) ->
             )
     if data.weights is not None:
         training = [manifest.with_weights(weights_of(manifest, data.weights)) for manifest in training]
-    held_out = mix(name, [group.side(held_out=True) for group in groups])
+    held_out = mix(name, [group.side(held_out=True) for group in groups]) if validation is None else validation
     if data.holdout and not len(held_out):
         raise UserError(
             f"--data.holdout {data.holdout:g} holds out nothing of {name!r}, which has {_count(groups, False):,} "
             f"groups: hold out more, or choose another --data.group-by than {data.group_by}, with more groups"
         )
-    return Split(mix(name, training), held_out, *(_count(groups, side) for side in (False, True)))
+    training_side = mix(name, training)
+    classes = classes_of(training_side, held_out)
+    counts = (_count(groups, side) for side in (False, True))
+    return Split(training_side.of_classes(classes), held_out.of_classes(classes), *counts)
+
+
+def draw(manifest: Manifest, most: int) -> Manifest:
+    """Return so many of a manifest's samples at most, in their order: the same ones each time."""
+    if len(manifest) <= most:
+        return manifest
+    return manifest.rows(np.sort(keyed.permute(np.arange(most), len(manifest), "draw")))
 
 
 @dataclass(frozen=True)

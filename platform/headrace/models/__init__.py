@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -15,11 +16,22 @@ from headrace.batch import DeviceBatch
 
 
 class Objective(nn.Module, ABC):
-    """A model together with what it learns by."""
+    """A model together with what it learns by.
+
+    Attributes:
+        scores: names of what `score` returns. Of what ends in "loss" the lowest is best, of others the highest.
+    """
+
+    scores: ClassVar[tuple[str, ...]] = ("loss",)
 
     @abstractmethod
     def forward(self, batch: DeviceBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the mean loss over the batch (a scalar) and further scalars worth a curve, detached."""
+
+    @abstractmethod
+    def score(self, batch: DeviceBatch) -> dict[str, Tensor]:
+        """Return how well the model does on each sample of a held-out batch, [B] each: of `forward` the loss, sample by
+        sample, and what else its users judge it by."""
 
     def after_step(self, step: int, steps: int) -> None:
         """Do what follows the optimizer's step number `step` (from 0) of `steps`; nothing by default."""

@@ -1,7 +1,8 @@
 """The run on a terminal: one panel that is drawn anew in place.
 
 recipe, workers, device               progress and time left
-loss and its recent past              share of each step spent waiting for data
+loss and its recent past              the same of held-out samples
+share of each step spent waiting for data
 speed, learning rate, gradient        decoders, queue, failures, checkpoint
 what limits the run, and what to do about it
 what the decode pool did last, and why
@@ -189,6 +190,11 @@ def _curves(history: History, width: int) -> Table:
     table = _grid(12, 10 if math.isfinite(losses[-1]) else 14)
     table.add_column()
     table.add_row("loss", _loss(losses[-1]), Text(sparkline(losses, width - 26), "cyan"))
+    if history.evaluations:
+        held_out = [number(evaluation.get("scores") or {}, "loss") for evaluation in history.evaluations]
+        best = f"  best at step {history.best['step']:,}" if history.best else ""
+        curve = Text(sparkline(held_out, max(1, width - 26 - len(best))), "cyan") + Text(best, "dim")
+        table.add_row("held out", _loss(held_out[-1]), curve)
     of_step = f"  of a {milliseconds(step_seconds)} step{mfu_text(history.steps[-1])}"
     waiting = _bar(balance.wait_share, max(10, width - 24 - max(22, len(of_step))), style) + Text(of_step, "dim")
     table.add_row("waiting", Text(percent(balance.wait_share), f"bold {style}"), waiting)

@@ -11,6 +11,7 @@ from collections import Counter, deque
 from headrace.observe.records import (
     CheckpointRecord,
     EndRecord,
+    EvaluationRecord,
     FailureRecord,
     PoolRecord,
     ProfileRecord,
@@ -38,6 +39,7 @@ class History:
         start: of the newest session. resumes: starts by hand after the first.
         steps: ascending, one record for each step that still counts.
         first: the first of them, also when it is no longer held.
+        evaluations: on held-out samples, of steps that still count, ascending.
         checkpoints: every one that was written.
         pool: what was asked of the decode pool, and why; the newest POOL_ROWS.
         refused: steps that were left out, of those that still count.
@@ -54,6 +56,7 @@ class History:
         self.steps: deque[StepRecord] = deque(maxlen=keep)
         self.resumes: list[StartRecord] = []
         self.restarts: list[RestartRecord] = []
+        self.evaluations: list[EvaluationRecord] = []
         self.checkpoints: list[CheckpointRecord] = []
         self.pool: deque[PoolRecord] = deque(maxlen=POOL_ROWS)
         self.refused: list[RefusedRecord] = []
@@ -74,6 +77,8 @@ class History:
             self._begin(record)
         elif record["kind"] == "step":
             self._take_step(record)
+        elif record["kind"] == "evaluation":
+            self.evaluations.append(record)
         elif record["kind"] == "checkpoint":
             self.checkpoints.append(record)
         elif record["kind"] == "restart":
@@ -94,6 +99,11 @@ class History:
     def last(self) -> StepRecord | None:
         """The newest step record."""
         return self.steps[-1] if self.steps else None
+
+    @property
+    def best(self) -> EvaluationRecord | None:
+        """The best evaluation, by the recipe's metric."""
+        return next((record for record in reversed(self.evaluations) if record.get("best")), None)
 
     @property
     def step(self) -> int:
@@ -177,6 +187,7 @@ class History:
         while self.steps and self.steps[-1]["step"] > step:
             self._warm_ups.discard(self.steps.pop()["step"])
         self.refused = [record for record in self.refused if record["step"] <= step]
+        self.evaluations = [record for record in self.evaluations if record["step"] <= step]
         if self.first is not None and self.first["step"] > step:
             self.first = None
 

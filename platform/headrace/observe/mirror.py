@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from headrace.observe.history import History
-from headrace.observe.records import Record, StepRecord, number
+from headrace.observe.records import EvaluationRecord, Record, StepRecord, number
 
 STEP_FIELDS = {
     "position": "samples consumed",
@@ -54,3 +54,9 @@ def step_values(record: StepRecord) -> dict[str, float]:
     values = {name: number(record, name) for name in STEP_FIELDS if name in record}
     extra = record.get("extra") or {}
     return {**values, **{f"extra/{name}": number(extra, name) for name in extra}}
+
+
+def held_out_values(record: EvaluationRecord) -> dict[str, float]:
+    """Return what is mirrored of an evaluation, as held_out/<score>. A NaN is kept."""
+    scores = record.get("scores") or {}
+    return {f"held_out/{name}": number(scores, name) for name in scores}

@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TextIO
 
-from headrace.observe.figures import duration, figure, one_line, percent, plural, short_count
+from headrace.observe.figures import duration, figure, one_line, percent, plural, short_count, whole
 from headrace.observe.history import History
 from headrace.observe.pace import advice_now, seconds_left
 from headrace.observe.pool import pool_text
-from headrace.observe.records import Record, RefusedRecord, StartRecord, StepRecord, number
+from headrace.observe.records import EvaluationRecord, Record, RefusedRecord, StartRecord, StepRecord, number
 from headrace.observe.summary import summary_lines
 
 STEP_LINE_EVERY_SECONDS = 10.0
@@ -48,6 +48,8 @@ class PlainConsole:
                 self._print(compiled_again_text(record, history))
             if self._clock() - self._told_step_at >= STEP_LINE_EVERY_SECONDS:
                 self._tell_step(record, history)
+        elif record["kind"] == "evaluation":
+            self._print(evaluation_text(record))
         elif record["kind"] == "checkpoint":
             self._print(f"checkpoint of step {record['step']:,}: {one_line(record.get('path', ''))}")
         elif record["kind"] == "restart":
@@ -87,6 +89,15 @@ class PlainConsole:
         encoding = self._file.encoding or "utf-8"
         line = f"{time.strftime('%H:%M:%S')}  {text}"
         print(line.encode(encoding, "backslashreplace").decode(encoding), file=self._file, flush=True)
+
+
+def evaluation_text(record: EvaluationRecord) -> str:
+    """Return what an evaluation said: step 50, held out: loss 0.41, knn 0.72 over 32 samples, the best so far."""
+    scores = record.get("scores") or {}
+    said = ", ".join(f"{one_line(name, 40)} {figure(number(scores, name))}" for name in scores)
+    best = ", the best so far" if record.get("best") else ""
+    samples = number(record, "samples")
+    return f"step {record['step']:,}, held out: {said} over {whole(samples)} samples{best}"
 
 
 def refused_step_text(refused: RefusedRecord) -> str:

@@ -4,6 +4,7 @@
     start        whenever the workers (re)start                      what runs, where, from which step
     step         after an optimizer step, or every few               one StepRecord; means over the steps
                                                                      since the record before
+    evaluation   when the held-out samples were evaluated            their scores, and whether the best ones so far
     checkpoint   when a checkpoint is complete                       where it lies
     restart      when a worker was lost and the run went on          from which step, why
     failure      when a sample first could not be decoded            which sample, why
@@ -114,6 +115,27 @@ class StepRecord(TypedDict):
     extra: dict[str, float | None]
 
 
+class EvaluationRecord(TypedDict):
+    """The model after `step` steps, evaluated on held-out samples.
+
+    Attributes:
+        samples: how many; scores: means over them, and what their features say.
+        seconds: what it took; wait_seconds: the part of it spent waiting for data, mean over the ranks.
+        best: whether no evaluation before was better, by the recipe's metric.
+        compiles: of torch.compile for it, on rank 0.
+    """
+
+    kind: Literal["evaluation"]
+    time: float
+    step: int
+    samples: int
+    seconds: float
+    wait_seconds: float
+    scores: dict[str, float | None]
+    best: bool
+    compiles: int
+
+
 class CheckpointRecord(TypedDict):
     """A checkpoint is complete. `path` is relative to the run's folder, or a location; `seconds` what it took,
     `blocked_seconds` the part of it in which nobody trained."""
@@ -199,8 +221,8 @@ class EndRecord(TypedDict):
 
 
 Record: TypeAlias = (
-    "StartRecord | StepRecord | CheckpointRecord | RestartRecord | FailureRecord | RefusedRecord | PoolRecord"
-    " | ProfileRecord | EndRecord"
+    "StartRecord | StepRecord | EvaluationRecord | CheckpointRecord | RestartRecord | FailureRecord | RefusedRecord"
+    " | PoolRecord | ProfileRecord | EndRecord"
 )
 
 LARGEST = 1e100  # a number beyond is as good as infinite; below it, sums and ranges stay finite
@@ -209,6 +231,7 @@ LARGEST = 1e100  # a number beyond is as good as infinite; below it, sums and ra
 _REQUIRED_NUMBERS: dict[str, tuple[str, ...]] = {
     "start": ("time", "step", "steps"),
     "step": ("time", "step", "steps"),
+    "evaluation": ("time", "step"),
     "checkpoint": ("time", "step"),
     "restart": ("time", "step"),
     "failure": ("time",),

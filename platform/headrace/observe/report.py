@@ -28,7 +28,7 @@ from headrace.observe.advice import LITTLE_WAIT, MUCH_WAIT, Advice, Feeding, fee
 from headrace.observe.figures import duration, figure, milliseconds, one_line, percent, plural, short_count, whole
 from headrace.observe.history import FAILURE_ROWS, History
 from headrace.observe.page import page_html
-from headrace.observe.plain import compiled_again_text, refused_step_text
+from headrace.observe.plain import compiled_again_text, evaluation_text, refused_step_text
 from headrace.observe.pool import pool_changes, pool_text
 from headrace.observe.records import METRICS_FILE, Follower, number
 from headrace.observe.redact import redacted
@@ -120,6 +120,7 @@ def _figures(history: History, balance: Feeding) -> str:
     samples, failed = number(last, "position"), history.failed_samples
     restarts = plural(len(history.restarts), "restart") if history.restarts else "no restart"
     tiles = [
+        *_held_out_tile(history),
         ("Final loss", figure(losses[-1]), f"lowest {figure(min(finite))}" if finite else "", ""),
         ("Speed", f"{figure(balance.given)} clips/s", f"could take {figure(balance.demand)}", ""),
         ("Waiting for data", percent(balance.wait_share), "of each step", _rating(balance.wait_share)),
@@ -135,15 +136,29 @@ def _figures(history: History, balance: Feeding) -> str:
         ("Checkpoints", whole(len(history.checkpoints)), _newest_checkpoint(history), ""),
     ]
     cells = (
-        f'<div><dt>{label}</dt><dd class="value {rating}">{escape(value)}</dd>'
+        f'<div><dt>{escape(label)}</dt><dd class="value {rating}">{escape(value)}</dd>'
         f'<dd class="detail">{escape(detail)}</dd></div>'
         for label, value, detail, rating in tiles
     )
     return f'<dl class="figures">{"".join(cells)}</dl>'
 
 
+def _held_out_tile(history: History) -> list[tuple[str, str, str, str]]:
+    """Return the newest score on held-out samples, and the best: of their loss, or else of what there is."""
+    if not history.evaluations:
+        return []
+    scores = history.evaluations[-1].get("scores") or {}
+    name = "loss" if "loss" in scores else next(iter(scores), "loss")
+    best = history.best
+    detail = f"best {figure(number(best.get('scores') or {}, name))} at step {best['step']:,}" if best else ""
+    return [(f"Held-out {one_line(name, 20)}", figure(number(scores, name)), detail, "")]
+
+
 def _newest_checkpoint(history: History) -> str:
-    return f"newest at step {history.checkpoints[-1]['step']:,}" if history.checkpoints else "none"
+    if not history.checkpoints:
+        return "none"
+    best = f", best at {history.best['step']:,}" if history.best else ""
+    return f"newest at step {history.checkpoints[-1]['step']:,}{best}"
 
 
 def _arithmetic(history: History) -> str:
@@ -222,6 +237,10 @@ def _events(history: History) -> str:
         (step["time"], step["step"], "compiled", compiled_again_text(step, history))
         for step in history.steps
         if history.compiled_again(step)
+    ]
+    events += [
+        (evaluation["time"], evaluation["step"], "evaluation", evaluation_text(evaluation))
+        for evaluation in history.evaluations[-EVENT_ROWS:]
     ]
     events += [(change["time"], step, "decoders", pool_text(change)) for step, change in pool_changes(history)]
     for saved in history.checkpoints[-EVENT_ROWS:]:

@@ -93,6 +93,7 @@ def learning_charts(history: History) -> str:
     marks, extent = _marks(history), _extent(history)
     steps, loss = _column(history, "step"), _column(history, "loss")
     marks = replace(marks, lost=[int(step) for step in steps[np.isnan(loss)]])
+    held_out = _held_out_charts(history, extent)
     names = sorted({name for step in history.steps for name in step.get("extra") or {}})[:SMALL_CHARTS]
     small = [_small(one_line(name, 40), steps, _extra(history, name), extent) for name in names]
     memory = _column(history, "memory_bytes") / 1e9
@@ -104,8 +105,9 @@ def learning_charts(history: History) -> str:
     log_scale = _spans_magnitudes(loss)
     unit = "log scale" if log_scale else ""
     return (
-        _group("one", Chart("Loss", _loss_lines(steps, loss), extent, unit, marks, log_scale=log_scale))
+        _group("one", Chart("Loss", _loss_lines(history, steps, loss), extent, unit, marks, log_scale=log_scale))
         + _marks_key(marks)
+        + _group("three", *held_out)
         + _group(
             "two",
             _small("Learning rate", steps, _column(history, "lr"), extent),
@@ -115,15 +117,42 @@ def learning_charts(history: History) -> str:
     )
 
 
-def _loss_lines(steps: Curve, loss: Curve) -> list[Line]:
+def _loss_lines(history: History, steps: Curve, loss: Curve) -> list[Line]:
+    """Return the loss, smoothed where it is long, under that of held-out samples."""
     if len(loss) < SMOOTHED_FROM:
-        return [Line("loss", "main", steps, loss)]
+        return [*_held_out_line(history, steps), Line("loss", "main", steps, loss)]
     curves = thinned({"step": steps, "loss": loss, "smooth": smoothed(loss)})
     raw_steps, raw = envelope(steps, loss)
     return [
         Line("loss", "faint", raw_steps, raw, readout=curves["loss"]),
+        *_held_out_line(history, curves["step"]),
         Line("smoothed", "main", curves["step"], curves["smooth"]),
     ]
+
+
+def _held_out_line(history: History, axis: Curve) -> list[Line]:
+    """Return the loss on held-out samples, if there is one; between two evaluations the earlier one is read out."""
+    steps, values = _held_out(history, "loss")
+    if not np.isfinite(values).any():
+        return []
+    newest = np.searchsorted(steps, axis, side="right")
+    return [Line("held out", "second", steps, values, readout=np.concatenate([[np.nan], values])[newest])]
+
+
+def _held_out_charts(history: History, extent: tuple[int, int]) -> list[Chart]:
+    """Return the other scores on held-out samples."""
+    names = {name for evaluation in history.evaluations for name in evaluation.get("scores") or {}} - {"loss"}
+    return [
+        _small(f"{one_line(name, 40)}, held out", *_held_out(history, name), extent)
+        for name in sorted(names)[:SMALL_CHARTS]
+    ]
+
+
+def _held_out(history: History, name: str) -> tuple[Curve, Curve]:
+    """Return the steps that were evaluated, and a score."""
+    steps = [evaluation["step"] for evaluation in history.evaluations]
+    values = [number(evaluation.get("scores") or {}, name) for evaluation in history.evaluations]
+    return np.array(steps, dtype=np.float64), np.array(values, dtype=np.float64)
 
 
 def _small(title: str, steps: Curve, values: Curve, extent: tuple[int, int], unit: str = "") -> Chart:

@@ -35,6 +35,8 @@ def summary_lines(history: History, where: Mapping[str, str] | None = None) -> l
         speed, waits = figure(advice.feeding.given), percent(advice.feeding.wait_share)
         lines.append(("feeding", f"{speed} clips/s, {waits} of the time waiting for data"))
         lines.append(("", advice.sentence))
+    if history.evaluations:
+        lines.append(("held out", held_out_text(history)))
     if history.failed_samples:
         lines.append(("failures", failures_text(history)))
     if history.refused:
@@ -54,6 +56,13 @@ def failures_text(history: History) -> str:
         text += f" ({percent(history.failed_samples / samples)})"
     reasons = ", ".join(f"{count} x {one_line(reason, 60)}" for reason, count in history.failures.most_common(3))
     return f"{text}: {reasons}" if reasons else text
+
+
+def held_out_text(history: History) -> str:
+    """Return the newest scores on held-out samples, and at which step they were best."""
+    scores = history.evaluations[-1].get("scores") or {}
+    text = ", ".join(f"{one_line(name, 40)} {figure(number(scores, name))}" for name in scores)
+    return f"{text}, best at step {history.best['step']:,}" if history.best else text
 
 
 def refused_text(history: History) -> str:

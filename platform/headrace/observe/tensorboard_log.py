@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace.observe.history import History
-from headrace.observe.mirror import step_values
+from headrace.observe.mirror import held_out_values, step_values
 from headrace.observe.records import Record
 from headrace.observe.redact import redacted
 
@@ -39,10 +39,14 @@ class TensorBoardLog:
             self._writer.add_text("recipe", f"```\n{text}\n```")
 
     def see(self, record: Record, history: History) -> None:
-        """Write down a step."""
-        if record["kind"] != "step":
+        """Write down a step, or an evaluation."""
+        if record["kind"] == "step":
+            values = step_values(record)
+        elif record["kind"] == "evaluation":
+            values = held_out_values(record)
+        else:
             return
-        for name, value in step_values(record).items():
+        for name, value in values.items():
             if math.isfinite(value):
                 tag = name if "/" in name else f"run/{name}"
                 self._writer.add_scalar(tag, value, record["step"], walltime=record["time"])

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from headrace.observe.figures import one_line
 from headrace.observe.history import History
-from headrace.observe.mirror import step_values
+from headrace.observe.mirror import held_out_values, step_values
 from headrace.observe.records import Record
 from headrace.observe.redact import redacted
 from headrace.observe.summary import outcome
@@ -64,6 +64,8 @@ class WandbLog:
         """Pass on one record."""
         if record["kind"] == "step":
             self._later(lambda: self._log({"step": record["step"], **step_values(record)}))
+        elif record["kind"] == "evaluation":
+            self._later(lambda: self._log({"step": record["step"], **held_out_values(record)}))
         elif record["kind"] == "restart":
             restart = {"step": record["step"], "restarts": len(history.restarts)}
             self._later(lambda: self._log(restart))

@@ -79,7 +79,7 @@ class Saver:
 
     Args:
         run: the run's folder.
-        keep: newest checkpoints that are kept.
+        keep: newest checkpoints that are kept, beside the best ones.
     """
 
     def __init__(self, run: Path, keep: int) -> None:
@@ -153,8 +153,10 @@ class Saver:
         written.result()  # on rank 0, only after all ranks have written their shares
         if _rank() == 0:
             place.complete(progress)
+            best = [checkpoint_at(self._run, step) for step, _ in progress.best]
             for old in complete_checkpoints(self._run)[: -self._keep]:
-                place_of(old).remove()
+                if old not in best:
+                    place_of(old).remove()
 
 
 def save(run: Path, trainable: Trainable, progress: Progress, keep: int) -> CheckpointPath:

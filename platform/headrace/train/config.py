@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -58,6 +59,39 @@ class GuardConfig:
 
 
 @dataclass(frozen=True)
+class EvaluateConfig:
+    """Evaluating on held-out samples while training goes on; --data.holdout or --data.validation says which."""
+
+    every: int = 0
+    """Steps between two evaluations, each of which writes a checkpoint; the last step is evaluated, too. 0: none."""
+
+    samples: int = 2048
+    """Held-out samples that are evaluated at most: the same ones each time."""
+
+    metric: str = "loss"
+    """By which checkpoints are compared: a score of the model (loss, ...), or of its features (knn, rankme,
+    feature_std). Of what ends in loss the lowest is best, else the highest."""
+
+    keep_best: int = 1
+    """Best checkpoints that are kept, beside the newest ones."""
+
+    def __post_init__(self) -> None:
+        if self.every < 0:
+            raise UserError(f"--train.evaluate.every is a number of steps, or 0 for no evaluation, got {self.every}")
+        for name in ("samples", "keep_best"):
+            if getattr(self, name) < 1:
+                raise UserError(
+                    f"--train.evaluate.{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}"
+                )
+
+    def is_better(self, one: float, other: float) -> bool:
+        """Say whether one value of the metric is better than another; NaN never is."""
+        if math.isnan(one) or math.isnan(other):
+            return not math.isnan(one)
+        return one < other if self.metric.endswith("loss") else one > other
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """How long, how large, on how many workers, how precise, and how often to write it down."""
 
@@ -108,6 +142,9 @@ class TrainConfig:
 
     guard: GuardConfig = field(default_factory=GuardConfig)
     """Steps that are left out."""
+
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    """Evaluation on held-out samples, and the best checkpoints."""
 
     hang_minutes: float = 30.0
     """A worker that takes longer over one step writes down where it stands and ends, and the run goes on from its

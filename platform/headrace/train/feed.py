@@ -11,6 +11,7 @@ import queue
 import threading
 import time
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TypeAlias
@@ -51,13 +52,13 @@ class Feed:
 
     Args:
         stream: this rank's micro-batches.
-        first: number of the first one; the next are `stride` apart.
+        numbers: which they are, in order.
         device: where the pixels go.
         depth: batches kept ready.
     """
 
-    def __init__(self, stream: BatchStream, first: int, stride: int, device: torch.device, depth: int) -> None:
-        self._stream, self._expected, self._stride = stream, first, stride
+    def __init__(self, stream: BatchStream, numbers: Iterable[int], device: torch.device, depth: int) -> None:
+        self._stream, self._expected = stream, iter(numbers)
         self._device = device
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._ready: queue.Queue[_Staged | BaseException | None] = queue.Queue(maxsize=depth)
@@ -82,17 +83,17 @@ class Feed:
         start = time.perf_counter()
         item = self._ready.get()
         wait = time.perf_counter() - start
+        expected = next(self._expected, None)
         if item is None:
-            raise RunError(f"the stream ended before micro-batch {self._expected}")
+            raise RunError(f"the stream ended before micro-batch {expected}")
         if isinstance(item, BaseException):
             raise item
         batch, pixels, arrived = item
-        if batch.number != self._expected:
+        if batch.number != expected:
             raise RunError(
-                f"the stream gave micro-batch {batch.number} where {self._expected} was due: samples would be "
-                f"lost or repeated"
+                f"the stream gave micro-batch {batch.number} where {expected} was due: samples would be lost or "
+                f"repeated"
             )
-        self._expected += self._stride
         if arrived is not None:
             current = torch.cuda.current_stream(self._device)
             current.wait_event(arrived)

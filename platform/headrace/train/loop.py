@@ -7,7 +7,13 @@ and end.
 
 from __future__ import annotations
 
+import contextlib
+import math
+from collections.abc import Callable
+from types import TracebackType
+
 import torch
+from typing_extensions import Self
 
 from headrace.augment import Augment
 from headrace.errors import RunError
@@ -15,6 +21,7 @@ from headrace.optim import Ema, build_optimizer
 from headrace.recipe import Recipe
 from headrace.train import checkpoint
 from headrace.train.checkpoint import Saver
+from headrace.train.evaluation import Evaluator
 from headrace.train.feed import Feed
 from headrace.train.flops import Usage
 from headrace.train.guard import Guard
@@ -41,66 +48,143 @@ def train(recipe: Recipe, session: Session) -> Progress:
         RunError: too many samples failed, too many steps were left out, the stream broke its order, or a checkpoint
             could not be written.
     """
-    train_config, last = recipe.train, newest_checkpoint(session.run)
+    course, last = session.course, newest_checkpoint(session.run)
     progress = read_progress(last)
-    progress.check_same_samples(session.manifest_digest, session.sequence)
-    progress.manifest_digest, progress.sequence = session.manifest_digest, session.sequence
+    progress.check_same_samples(course.manifest_digest, course.sequence)
+    progress.manifest_digest, progress.sequence = course.manifest_digest, course.sequence
 
-    first = progress.micro_batch(train_config.micro_batch)
-    stream = session.batches(first)
-    feed = Feed(stream, first + session.rank, session.world_size, session.device, train_config.queue)
-    hang = HangWatch(session.run, session.rank, train_config.hang_minutes)
-    kernels = attention_kernels(train_config.attention, train_config.flash)
+    first = progress.micro_batch(recipe.train.micro_batch)
+    numbers = course.agenda.numbers_of(session.rank, session.world_size, progress.step, first)
+    feed = Feed(session.batches(progress.step, first), numbers, session.device, recipe.train.queue)
+    hang = HangWatch(session.run, session.rank, recipe.train.hang_minutes)
     # The decoders start while the model is built.
-    with (
-        feed,
-        hang,
-        kernels,
-        CompileCount() as compiles,
-        Saver(session.run, train_config.keep_checkpoints) as saver,
-        Scribe(recipe, session) as scribe,
-    ):
+    with feed, hang, attention_kernels(recipe.train.attention, recipe.train.flash):
         trainable = build_trainable(recipe, session.device)
         if last is not None:
             checkpoint.load(last, trainable)
-        usage = Usage.of(recipe, session.device)
-        scribe.start(progress, sum(p.numel() for p in trainable.objective.parameters() if p.requires_grad), usage)
-        wanted = train_config.profile if session.rank == 0 else None
-        profiler = StepProfiler(session.run / PROFILE_FOLDER, wanted, session.device)
-        meter, stop, left = Meter(session.device), progress.step >= train_config.steps, False
-        while not stop:
-            profiler.before(progress.step + 1)
-            result = train_step(trainable, feed, progress.step, (recipe.seed, session.rank), train_config, recipe.optim)
-            progress.step += 1
-            progress.position += train_config.global_batch
-            meter.add(result)
-            scribe.ledger(progress.step, result)
-            scribe.profile(progress.step, profiler.after(progress.step))
-            hang.alive()
-
-            done = progress.step == train_config.steps
-            due = done or progress.step % train_config.checkpoint_every == 0
-            if due or progress.step % train_config.log_every == 0:
-                asked = session.rank == 0 and (session.run / STOP_FILE).exists()
-                measured = meter.reduce(session.world_size, asked, saver.is_written, session.leaving())
-                progress.count_failures(failure.reason for failure in measured.failures)
-                progress.count_refused(refused.step for refused in measured.refused)
-                used = usage.at(measured.record["clips_per_second"] / session.world_size)
-                scribe.measured(progress, measured, {**used, "compiles": compiles.take()})
-
-                enough = _budget_exceeded(recipe, progress, measured)
-                stop = done or measured.stop or enough is not None
-                in_time = measured.leaving and not left  # one checkpoint, before a machine is taken away
-                left = measured.leaving
-                if measured.written or due or stop or in_time:
-                    _commit(saver, session, scribe)
-                if due or stop or in_time:
-                    saver.begin(trainable, progress, measured.record["loss"])
-                if stop or in_time:
-                    _commit(saver, session, scribe)
-                if enough:  # written down first: with a larger budget the run goes on from here
-                    raise RunError(enough)
+        with Loop(recipe, session, feed, trainable, progress, hang.alive) as loop:
+            loop.start()
+            while not loop.is_over:
+                loop.step()
+                loop.after_step()
     return progress
+
+
+class Loop:
+    """What a step needs around it: records, evaluations, checkpoints, and a watch over all of it.
+
+    Args:
+        recipe, session: of the run.
+        feed: this rank's micro-batches.
+        trainable: what is trained.
+        progress: where it stands; kept up to date.
+        alive: called whenever something was done.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        session: Session,
+        feed: Feed,
+        trainable: Trainable,
+        progress: Progress,
+        alive: Callable[[], None],
+    ) -> None:
+        self.recipe, self.session, self.feed, self.trainable, self.progress = recipe, session, feed, trainable, progress
+        self._alive = alive
+        train, agenda = recipe.train, session.course.agenda
+        self.is_over = progress.step >= train.steps
+        self._meter = Meter(session.device)
+        self._usage = Usage.of(recipe, session.device)
+        self._evaluate = Evaluator(trainable, recipe, agenda.held_out // session.world_size)
+        wanted = train.profile if session.rank == 0 else None
+        self._profiler = StepProfiler(session.run / PROFILE_FOLDER, wanted, session.device)
+        self._leaving = False
+        self._open = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        train, session = self.recipe.train, self.session
+        with contextlib.ExitStack() as opened:
+            self._compiles = opened.enter_context(CompileCount())
+            self._saver = opened.enter_context(Saver(session.run, train.keep_checkpoints))
+            self._scribe = opened.enter_context(Scribe(self.recipe, session))
+            self._open = opened.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.__exit__(kind, error, trace)
+
+    def start(self) -> None:
+        """Write down what begins."""
+        parameters = sum(p.numel() for p in self.trainable.objective.parameters() if p.requires_grad)
+        self._scribe.start(self.progress, parameters, self._usage)
+
+    def step(self) -> None:
+        """Take a step and take note of it."""
+        recipe, progress = self.recipe, self.progress
+        self._profiler.before(progress.step + 1)
+        seed = recipe.seed, self.session.rank
+        result = train_step(self.trainable, self.feed, progress.step, seed, recipe.train, recipe.optim)
+        progress.step += 1
+        progress.position += recipe.train.global_batch
+        self._meter.add(result)
+        self._scribe.ledger(progress.step, result)
+        self._scribe.profile(progress.step, self._profiler.after(progress.step))
+        self._alive()
+
+    def after_step(self) -> None:
+        """Write a record, evaluate and write a checkpoint, where one of them is due."""
+        train, step = self.recipe.train, self.progress.step
+        evaluation_due = self.session.course.agenda.is_evaluated(step)
+        due = evaluation_due or step == train.steps or step % train.checkpoint_every == 0
+        if not due and step % train.log_every:
+            return
+        measured = self.record()
+        enough = _budget_exceeded(self.recipe, self.progress, measured)
+        self.is_over = step == train.steps or measured.stop or enough is not None
+        in_time = measured.leaving and not self._leaving  # one checkpoint, before a machine is taken away
+        self._leaving = measured.leaving
+        if measured.written or due or self.is_over or in_time:
+            self._commit()
+        if in_time:
+            self._saver.begin(self.trainable, self.progress, measured.record["loss"])
+            self._commit()
+        if evaluation_due:
+            self._evaluated()
+        if (due or self.is_over) and not in_time:
+            self._saver.begin(self.trainable, self.progress, measured.record["loss"])
+        if self.is_over:
+            self._commit()
+        if enough:  # written down first: with a larger budget the run goes on from here
+            raise RunError(enough)
+
+    def record(self) -> Measured:
+        """Write down what the ranks did since the last record, and return it."""
+        session, progress = self.session, self.progress
+        asked = session.rank == 0 and (session.run / STOP_FILE).exists()
+        measured = self._meter.reduce(session.world_size, asked, self._saver.is_written, session.leaving())
+        progress.count_failures(failure.reason for failure in measured.failures)
+        progress.count_refused(refused.step for refused in measured.refused)
+        used = self._usage.at(measured.record["clips_per_second"] / session.world_size)
+        self._scribe.measured(progress, measured, {**used, "compiles": self._compiles.take()})
+        return measured
+
+    def _evaluated(self) -> None:
+        """Evaluate on the held-out samples, which come next in the feed."""
+        progress, config = self.progress, self.recipe.train.evaluate
+        evaluation = self._evaluate(self.feed, self._alive)
+        value = evaluation.scores.get(config.metric, math.nan)
+        best = progress.rank(value, config, self.session.course.held_out_digest)
+        self._scribe.evaluated(progress.step, evaluation, best=best, compiles=self._compiles.take())
+
+    def _commit(self) -> None:
+        """Complete the checkpoint that was begun, if one was, and tell of it."""
+        saved = self._saver.commit()
+        if saved is not None:
+            self._scribe.checkpoint(saved)
+            self.session.committed(saved.path, saved.progress.step, saved.loss)
 
 
 def build_trainable(recipe: Recipe, device: torch.device) -> Trainable:
@@ -126,11 +210,3 @@ def _budget_exceeded(recipe: Recipe, progress: Progress, measured: Measured) -> 
     """Return what to say where too much failed for the run to go on."""
     too_many_refused = refusals_exceeded(progress, recipe.train.guard.budget, measured.refused)
     return failures_exceeded(progress, recipe.data.failures) or too_many_refused
-
-
-def _commit(saver: Saver, session: Session, scribe: Scribe) -> None:
-    """Complete the checkpoint that was begun, if one was, and tell of it."""
-    saved = saver.commit()
-    if saved is not None:
-        scribe.checkpoint(saved)
-        session.committed(saved.path, saved.progress.step, saved.loss)

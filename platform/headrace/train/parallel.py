@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.nn.parallel import DistributedDataParallel
 
 from headrace.train.config import Parallel, Precision
@@ -47,6 +47,8 @@ def distribute(
         for block in blocks:
             fully_shard(block, mesh=mesh, mp_policy=policy)
         fully_shard(objective, mesh=mesh, mp_policy=policy)
+        for method in ("score", "features"):
+            register_fsdp_forward_method(objective, method)
         return objective
     ids = [device.index] if device.type == "cuda" else None
     return DistributedDataParallel(objective, device_ids=ids, forward_sync_buffers=False, gradient_as_bucket_view=True)

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -17,7 +18,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from headrace.data import storage
-from headrace.errors import RunError
+from headrace.errors import RunError, UserError
+from headrace.train.config import EvaluateConfig
 
 CHECKPOINTS = "checkpoints"
 PROGRESS_FILE = "progress.json"
@@ -42,6 +44,8 @@ class Progress:
         failure_reasons: the same, by reason.
         refused: the steps that were left out, of the last REFUSED_WINDOW.
         manifest_digest, sequence: of the samples that `position` counts, and of the order in which it counts them.
+        best: step and value of the best evaluations, the best one first.
+        best_of: by what, and on which held-out samples, these were compared.
     """
 
     step: int = 0
@@ -51,6 +55,8 @@ class Progress:
     sequence: str = ""
     failure_reasons: dict[str, int] = field(default_factory=dict)
     refused: list[int] = field(default_factory=list)
+    best: list[tuple[int, float]] = field(default_factory=list)
+    best_of: str = ""
 
     def count_refused(self, steps: Iterable[int]) -> None:
         """Count steps that were left out, and forget those that are long past."""
@@ -61,6 +67,24 @@ class Progress:
         new = Counter(reasons)
         self.failures += new.total()
         self.failure_reasons = dict(Counter(self.failure_reasons) + new)
+
+    def rank(self, value: float, evaluate: EvaluateConfig, held_out_digest: str) -> bool:
+        """Take note of an evaluation of the newest step, and say whether it is the best one so far.
+
+        Args:
+            value: of the metric.
+            evaluate: how it is compared with others, and how many of them are remembered.
+            held_out_digest: of the samples; what was found on others is forgotten.
+        """
+        best_of = f"{evaluate.metric} on {held_out_digest}"
+        if best_of != self.best_of:
+            self.best_of, self.best = best_of, []
+        if math.isnan(value):
+            return False
+        place = next((at for at, (_, old) in enumerate(self.best) if evaluate.is_better(value, old)), len(self.best))
+        self.best.insert(place, (self.step, value))
+        del self.best[evaluate.keep_best :]
+        return place == 0
 
     def check_same_samples(self, manifest_digest: str, sequence: str) -> None:
         """Check that `position` still counts the samples that it counted, in the order in which it counted them.
@@ -124,7 +148,39 @@ def read_progress(checkpoint: CheckpointPath | None) -> Progress:
     """Return how far the run was at a checkpoint; at the start for None."""
     if checkpoint is None:
         return Progress()
-    return Progress(**json.loads(storage.read_text(f"{checkpoint}/{PROGRESS_FILE}")))
+    progress = Progress(**json.loads(storage.read_text(f"{checkpoint}/{PROGRESS_FILE}")))
+    progress.best = [(step, value) for step, value in progress.best]
+    return progress
+
+
+def checkpoints_called(run: Path, which: str) -> dict[int, CheckpointPath]:
+    """Return a run's checkpoints, by their steps, that go by a name.
+
+    Args:
+        run: its folder.
+        which: "newest", "best", "all", or the number of a step.
+
+    Raises:
+        UserError: the run has no such checkpoint; the message says which it has.
+    """
+    found = {read_progress(path).step: path for path in complete_checkpoints(run)}
+    if not found:
+        raise UserError(f"{str(run)!r} holds no checkpoint")
+    if which == "all":
+        return found
+    if which == "newest":
+        return {max(found): found[max(found)]}
+    best = [step for step, _ in read_progress(found[max(found)]).best if step in found]
+    if which == "best" and not best:
+        raise UserError(
+            f"{str(run)!r} has no best checkpoint, as it never evaluated: take newest, or train with "
+            f"--train.evaluate.every"
+        )
+    step = best[0] if which == "best" else int(which) if which.isdigit() else -1
+    if step not in found:
+        steps = ", ".join(map(str, sorted(found)))
+        raise UserError(f"{str(run)!r} has no checkpoint {which!r}: there are newest, best, all, and steps {steps}")
+    return {step: found[step]}
 
 
 def name_of(checkpoint: CheckpointPath) -> str:

@@ -18,6 +18,7 @@ from headrace.data.quarantine import Quarantine
 from headrace.observe.records import METRICS_FILE, MetricsWriter, Record, read_records
 from headrace.recipe import Recipe
 from headrace.train.checkpoint import Saved
+from headrace.train.evaluation import Evaluation
 from headrace.train.flops import Usage
 from headrace.train.hang import stacks_of
 from headrace.train.meter import Measured
@@ -101,6 +102,12 @@ class Scribe:
         )
         for refused in measured.refused:
             self._write({"kind": "refused", **asdict(refused)})
+
+    def evaluated(self, step: int, evaluation: Evaluation, *, best: bool, compiles: int) -> None:
+        """Write down what an evaluation said, and whether it is the best one so far."""
+        self._failures(evaluation.failures)
+        facts = {name: getattr(evaluation, name) for name in ("samples", "seconds", "wait_seconds", "scores")}
+        self._write({"kind": "evaluation", "step": step, **facts, "best": best, "compiles": compiles})
 
     def checkpoint(self, saved: Saved) -> None:
         """Say that a checkpoint is complete."""

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
 
 from headrace.batch import BatchStream
+from headrace.data.agenda import Agenda
+from headrace.data.course import Course
 from headrace.data.echo import unfold
-from headrace.data.manifest import Manifest
-from headrace.data.reader import BatchReader, Plan
+from headrace.data.reader import Plan, RunReader
+from headrace.data.split import Split
 from headrace.errors import UserError
 from headrace.train.progress import CheckpointPath
 
@@ -40,7 +43,7 @@ class Session(Protocol):
         rank, world_size: this worker among all.
         device: where this worker's model runs.
         cores: CPU cores of all machines that the run can use.
-        manifest_digest, sequence: identify the samples, and the order in which they come.
+        course: what the run streams.
     """
 
     run: Path
@@ -50,13 +53,15 @@ class Session(Protocol):
     cores: int
 
     @property
-    def manifest_digest(self) -> str: ...
+    def course(self) -> Course: ...
 
-    @property
-    def sequence(self) -> str: ...
+    def batches(self, step: int, first: int) -> BatchStream:
+        """Return this rank's micro-batches, by the agenda.
 
-    def batches(self, first: int) -> BatchStream:
-        """Return this rank's micro-batches: first + rank, first + rank + world_size, ..."""
+        Args:
+            step: completed steps.
+            first: the next micro-batch of training, over all ranks.
+        """
         ...
 
     def leaving(self) -> bool:
@@ -73,27 +78,22 @@ class LocalSession:
     """One worker in this process, which decodes for itself."""
 
     run: Path
-    manifest: Manifest
+    split: Split
     plan: Plan
-    micro_batches: int
+    agenda: Agenda
     device: torch.device
     rank: int = 0
     world_size: int = 1
     cores: int = field(default_factory=lambda: os.cpu_count() or 1)
 
-    @property
-    def manifest_digest(self) -> str:
-        return self.manifest.digest
+    @cached_property
+    def course(self) -> Course:
+        return Course.of(self.split, self.plan, self.agenda)
 
-    @property
-    def sequence(self) -> str:
-        return self.plan.fingerprint()
-
-    def batches(self, first: int) -> BatchStream:
-        reader, echo = BatchReader(self.manifest, self.plan), self.plan.echo
-        mine = range(first + self.rank, self.micro_batches, self.world_size)
-        strips = (reader.read_strip(number) for number in mine if echo.is_decoded(number, first))
-        return unfold(strips, self.world_size)
+    def batches(self, step: int, first: int) -> BatchStream:
+        reader, echo = RunReader(self.split, self.plan), self.plan.echo
+        mine = partial(self.agenda.numbers_of, self.rank, self.world_size, step, first)
+        return unfold(map(reader.read_strip, echo.decoded(mine(), first)), mine())
 
     def leaving(self) -> bool:
         """Return False: nobody tells this process."""

@@ -63,7 +63,7 @@ def measure_steps(recipe: Recipe, device: torch.device, steps: int) -> StepCost:
 
 def noise_feed(recipe: Recipe, device: torch.device) -> Feed:
     """Return a feed of noise of a recipe's shapes, without end."""
-    return Feed(_noise(recipe), 0, 1, device, recipe.train.queue)
+    return Feed(_noise(recipe), itertools.count(), device, recipe.train.queue)
 
 
 def _noise(recipe: Recipe) -> Iterator[Batch]:

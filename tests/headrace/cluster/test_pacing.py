@@ -8,6 +8,7 @@ import pytest
 
 from headrace.cluster.numbers import StripNumbers
 from headrace.cluster.pacing import NUMBERS_AHEAD, REST_SECONDS, Pacing
+from headrace.data.agenda import Agenda
 from headrace.data.echo import Echo
 
 
@@ -72,4 +73,4 @@ def test_the_loop_rests_only_while_nothing_happens() -> None:
 
 
 def test_few_tasks_whatever_the_length_of_the_run() -> None:
-    assert len(StripNumbers(Echo(), 0, 10**6).get_read_tasks()) == 16
+    assert len(StripNumbers(Agenda(steps=10**6), Echo(), 0, 0).get_read_tasks()) == 16

@@ -80,9 +80,8 @@ def consumed(reader: BatchReader, first: int, last: int, workers: int) -> list[B
     batches: list[Batch] = []
     for rank in range(workers):
         mine = range(first + rank, last, workers)
-        strips = (reader.read_strip(number) for number in mine if reader.plan.echo.is_decoded(number, first))
-        batches += unfold(strips, workers)
-    return sorted((batch for batch in batches if batch.number < last), key=lambda batch: batch.number)
+        batches += unfold(map(reader.read_strip, reader.plan.echo.decoded(mine, first)), mine)
+    return sorted(batches, key=lambda batch: batch.number)
 
 
 def test_what_is_consumed_is_the_same_from_any_step_and_for_any_number_of_workers(video_folder: Path) -> None:

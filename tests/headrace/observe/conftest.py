@@ -122,6 +122,27 @@ def eventful_records() -> list[dict[str, Any]]:
     return records
 
 
+def evaluated_records(steps: int = 200, *, every: int = 50) -> list[dict[str, Any]]:
+    """Return the records of a run that is evaluated as well; step 100 is the best."""
+    records = []
+    for record in fake_records(steps):
+        if record["kind"] == "step" and record["step"] % every == 0:
+            records.append(record)
+            away = abs(record["step"] - 100)
+            scores = {"loss": 0.5 + away / 1000, "rankme": 12.5 - away / 100, "knn": 0.75}
+            evaluation = {"kind": "evaluation", "time": record["time"], "step": record["step"], "samples": 1024}
+            took = {"seconds": 3.5, "wait_seconds": 0.01, "best": record["step"] <= 100, "compiles": 0}
+            record = {**evaluation, **took, "scores": scores}
+        records.append(record)
+    return records
+
+
+@pytest.fixture
+def evaluated() -> Callable[..., list[dict[str, Any]]]:
+    """The maker of the records of a run with evaluations: see `evaluated_records`."""
+    return evaluated_records
+
+
 @pytest.fixture
 def eventful() -> list[dict[str, Any]]:
     """The records of a run in which something happened: see `eventful_records`."""

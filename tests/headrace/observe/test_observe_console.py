@@ -71,6 +71,26 @@ def test_plain_tells_of_steps_left_out_and_of_shapes_that_changed(eventful):
     assert any(line.startswith("left out    1 step, as the loss or gradient was not finite") for line in lines)
 
 
+def test_evaluations_are_told_and_summed_up(evaluated):
+    lines = run_plain(evaluated())
+    told = "step 100, held out: loss 0.500, rankme 12.5, knn 0.750 over 1,024 samples, the best so far"
+    assert told in lines
+    assert "step 200, held out: loss 0.600, rankme 11.5, knn 0.750 over 1,024 samples" in lines
+    assert "held out    loss 0.600, rankme 11.5, knn 0.750, best at step 100" in lines
+
+
+def test_the_panel_shows_the_loss_on_held_out_samples(evaluated):
+    row = next(line for line in shown(history_of(evaluated())).splitlines() if "held out" in line)
+    assert "0.6" in row
+    assert "best at step 100" in row
+
+
+def test_what_a_restart_takes_back_is_no_evaluation(evaluated):
+    records = [record for record in evaluated() if record["kind"] != "end"]
+    history = history_of([*records, {**records[0], "step": 100, "attempt": 1}])
+    assert [evaluation["step"] for evaluation in history.evaluations] == [50, 100]
+
+
 def test_what_a_restart_takes_back_is_no_longer_left_out(eventful):
     history = history_of(eventful)
     assert [record["step"] for record in history.refused] == [10]

@@ -119,6 +119,24 @@ def test_what_happened_is_told(tmp_path, eventful):
     assert "Model FLOPs utilization" in said
 
 
+def test_evaluations_have_their_curves(tmp_path, evaluated):
+    text = checked(report(tmp_path, evaluated()))
+    assert "Held-out loss 0.600 best 0.500 at step 100" in text
+    assert "newest at step 200, best at 100" in text
+    assert "rankme, held out" in text
+    assert "knn, held out" in text
+    assert "step 100, held out: loss 0.5" in text
+
+
+@pytest.mark.parametrize("scores", [None, {}, {"loss": None}, {"knn": 0.5}, {"<b>": 1e300}])
+def test_scores_may_be_anything(tmp_path, evaluated, scores):
+    records = evaluated(100)
+    for record in records:
+        if record["kind"] == "evaluation":
+            record["scores"] = scores
+    checked(report(tmp_path, records))
+
+
 def test_a_folder_without_records(tmp_path):
     assert "Nothing was recorded" in checked(report(tmp_path, []))
     (tmp_path / "metrics.jsonl").unlink()

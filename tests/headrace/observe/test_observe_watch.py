@@ -223,6 +223,16 @@ def test_tensorboard_holds_the_steps_and_a_resume_goes_on_there(tmp_path, fake, 
     assert not any(b"hunter2" in file.read_bytes() for file in (run / "tensorboard").iterdir())
 
 
+def test_mirrors_hold_the_scores_on_held_out_samples(tmp_path, evaluated):
+    pytest.importorskip("wandb")
+    run = tmp_path / "run"
+    watched_while_writing(run, evaluated(100), mirrors=[TensorBoardLog(run, RECIPE), WandbLog(run, RECIPE)])
+    assert scalars(run)["held_out/loss"] == {50: pytest.approx(0.55), 100: pytest.approx(0.5)}
+    [folder] = run.glob("wandb/offline-run-*")
+    rows = [row for row in history_rows(folder) if "held_out/knn" in row]
+    assert [(row["step"], row["held_out/loss"]) for row in rows] == [(50, 0.55), (100, 0.5)]
+
+
 @pytest.mark.slow
 def test_wandb_that_cannot_be_reached_is_kept_in_files(tmp_path, fake, monkeypatch, caplog):
     pytest.importorskip("wandb")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ def numbered(*numbers: int) -> Iterator[Batch]:
 
 
 def test_hands_out_what_it_was_given() -> None:
-    with Feed(numbered(1, 4, 7), first=1, stride=3, device=CPU, depth=2) as feed:
+    with Feed(numbered(1, 4, 7), numbers=itertools.count(1, 3), device=CPU, depth=2) as feed:
         for number in (1, 4, 7):
             fed = feed.next()
             assert fed.batch.number == number
@@ -31,7 +32,7 @@ def test_hands_out_what_it_was_given() -> None:
 
 @pytest.mark.parametrize(("good", "bad"), [((), 1), ((0,), 2), ((0,), 0), ((0, 1), 3)])
 def test_refuses_another_order(good: tuple[int, ...], bad: int) -> None:
-    with Feed(numbered(*good, bad), first=0, stride=1, device=CPU, depth=4) as feed:
+    with Feed(numbered(*good, bad), numbers=itertools.count(), device=CPU, depth=4) as feed:
         for number in good:
             assert feed.next().batch.number == number
         with pytest.raises(RunError, match=f"gave micro-batch {bad} where {len(good)} was due"):
@@ -39,7 +40,7 @@ def test_refuses_another_order(good: tuple[int, ...], bad: int) -> None:
 
 
 def test_says_when_the_stream_ends_early() -> None:
-    with Feed(numbered(0), first=0, stride=1, device=CPU, depth=1) as feed:
+    with Feed(numbered(0), numbers=itertools.count(), device=CPU, depth=1) as feed:
         feed.next()
         with pytest.raises(RunError, match="ended before micro-batch 1"):
             feed.next()
@@ -50,7 +51,7 @@ def test_passes_the_streams_errors_on() -> None:
         yield fake_batch(2, 1, 4, 4)
         raise OSError("the disk is on fire")
 
-    with Feed(broken(), first=0, stride=1, device=CPU, depth=1) as feed:
+    with Feed(broken(), numbers=itertools.count(), device=CPU, depth=1) as feed:
         feed.next()
         with pytest.raises(OSError, match="on fire"):
             feed.next()
@@ -62,7 +63,7 @@ def test_measures_the_wait_and_reads_ahead() -> None:
             time.sleep(0.1)
             yield fake_batch(1, 1, 4, 4, number=number)
 
-    with Feed(slow(), first=0, stride=1, device=CPU, depth=2) as feed:
+    with Feed(slow(), numbers=itertools.count(), device=CPU, depth=2) as feed:
         assert feed.next().wait_seconds > 0.05
         time.sleep(0.35)
         fed = feed.next()
@@ -72,7 +73,7 @@ def test_measures_the_wait_and_reads_ahead() -> None:
 
 def test_measures_how_long_ago_a_batch_was_decoded() -> None:
     decoded = replace(fake_batch(1, 1, 4, 4), cost=DecodeCost("", 0.0, 0.0, finished=time.time() - 5))
-    with Feed(iter([decoded]), first=0, stride=1, device=CPU, depth=1) as feed:
+    with Feed(iter([decoded]), numbers=itertools.count(), device=CPU, depth=1) as feed:
         assert 5 <= feed.next().age_seconds < 10
 
 
@@ -84,7 +85,7 @@ def test_leaves_no_thread_behind() -> None:
             number += 1
 
     before = threading.active_count()
-    with Feed(endless(), first=0, stride=1, device=CPU, depth=1) as feed:
+    with Feed(endless(), numbers=itertools.count(), device=CPU, depth=1) as feed:
         feed.next()
     deadline = time.monotonic() + 5
     while threading.active_count() > before and time.monotonic() < deadline:

@@ -27,10 +27,9 @@ import sys
 from pathlib import Path
 import torch
 from data_pipelines.index import index
-from headrace.cluster.trainer import plan_of
 from headrace.data.scan import shards_of
 from headrace.train import loop, places
-from headrace.train.session import LocalSession
+from small_recipe import session_of
 from test_kills import recipe_of
 
 source, run, steps, stuck = sys.argv[1:]
@@ -44,8 +43,7 @@ if stuck == "stuck":  # all is written but for the name
 recipe = recipe_of(int(steps))
 torch.set_num_threads(1)
 manifest = index(source, shards_of(source)).usable()
-plan = plan_of(recipe, manifest)
-loop.train(recipe, LocalSession(Path(run), manifest, plan, recipe.train.micro_batches, torch.device("cpu")))
+loop.train(recipe, session_of(recipe, Path(run), manifest))
 """
 
 

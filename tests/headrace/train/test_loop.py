@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_recipe import TINY
+from small_recipe import TINY, session_of
 
 from data_pipelines.index import index
-from headrace.cluster.trainer import plan_of
 from headrace.data.manifest import Manifest
 from headrace.data.scan import shards_of
 from headrace.errors import RunError
@@ -30,8 +29,7 @@ def manifest(video_folder: Path) -> Manifest:
 
 
 def run(recipe: Recipe, manifest: Manifest, folder: Path) -> Progress:
-    plan = plan_of(recipe, manifest)
-    return train(recipe, LocalSession(folder, manifest, plan, recipe.train.micro_batches, torch.device("cpu")))
+    return train(recipe, session_of(recipe, folder, manifest))
 
 
 def weights(recipe: Recipe, folder: Path) -> dict[str, torch.Tensor]:
@@ -148,13 +146,13 @@ def test_bf16_trains(manifest: Manifest, tmp_path: Path) -> None:
 
 def test_a_checkpoint_in_time_before_a_machine_is_taken_away(manifest: Manifest, tmp_path: Path) -> None:
     recipe = replace(TINY, train=replace(TINY.train, checkpoint_every=100, keep_checkpoints=9))
-    plan, steps_done = plan_of(recipe, manifest), iter(range(100))
+    steps_done = iter(range(100))
 
     class Spot(LocalSession):
         def leaving(self) -> bool:
             return next(steps_done) >= 2
 
-    train(recipe, Spot(tmp_path, manifest, plan, recipe.train.micro_batches, torch.device("cpu")))
+    train(recipe, session_of(recipe, tmp_path, manifest, kind=Spot))
     written = [r["step"] for r in read_records(tmp_path / "metrics.jsonl") if r["kind"] == "checkpoint"]
     assert written == [3, 6], "at once when it was announced, not again, and at the end"
 

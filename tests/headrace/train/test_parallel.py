@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import multiprocessing
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 import torch
 import torch.distributed as dist
-from small_recipe import TINY
+from small_recipe import TINY, session_of
 from torch import Tensor
 
 from data_pipelines.index import index
-from headrace.cluster.trainer import plan_of
 from headrace.data.manifest import Manifest
 from headrace.data.scan import shards_of
+from headrace.data.split import Split
 from headrace.observe.records import read_records
 from headrace.recipe import Recipe, replace_at
 from headrace.train import checkpoint
+from headrace.train.config import EvaluateConfig
 from headrace.train.loop import train
 from headrace.train.progress import STOP_FILE, newest_checkpoint
-from headrace.train.session import LocalSession
 
 RECIPE = replace(
     TINY,
@@ -49,23 +49,22 @@ def worker(rank: int, jobs: Connection) -> None:
     """Be this rank of one run after the other."""
     torch.set_num_threads(1)
     while (job := jobs.recv()) is not None:
-        recipe, manifest, folder = job
+        recipe, samples, folder = job
         try:
-            work(rank, recipe, manifest, folder)
+            work(rank, recipe, samples, folder)
         except Exception:
             jobs.send(traceback.format_exc())
         else:
             jobs.send(None)
 
 
-def work(rank: int, recipe: Recipe, manifest: Manifest, folder: Path) -> None:
+def work(rank: int, recipe: Recipe, samples: Manifest | Split, folder: Path) -> None:
     ranks = recipe.train.workers
     if ranks > 1:
         meeting = folder.with_name(f"{folder.name}-meeting-{recipe.train.parallel}-{ranks}")
         dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=ranks)
     try:
-        plan, device = plan_of(recipe, manifest), torch.device("cpu")
-        train(recipe, LocalSession(folder, manifest, plan, recipe.train.micro_batches, device, rank, ranks))
+        train(recipe, session_of(recipe, folder, samples, rank, ranks))
     finally:
         if ranks > 1:
             dist.destroy_process_group()
@@ -86,15 +85,16 @@ def ranks() -> Iterator[list[Connection]]:
         process.kill()
 
 
-Run = Callable[[Recipe, Path], Path]
+class Run(Protocol):
+    def __call__(self, recipe: Recipe, folder: Path, samples: Split | None = None) -> Path: ...
 
 
 @pytest.fixture
 def run(ranks: list[Connection], manifest: Manifest) -> Run:
-    def run(recipe: Recipe, folder: Path) -> Path:
+    def run(recipe: Recipe, folder: Path, samples: Split | None = None) -> Path:
         workers = ranks[: recipe.train.workers]
         for jobs in workers:
-            jobs.send((recipe, manifest, folder))
+            jobs.send((recipe, samples or manifest, folder))
         assert all(jobs.poll(120) for jobs in workers), "a rank does not come to an end"
         errors = [jobs.recv() for jobs in workers]
         assert not any(errors), errors[0]
@@ -196,3 +196,24 @@ def test_steps_that_are_no_number_are_left_out_by_all(way: str, run: Run, tmp_pa
     newest = newest_checkpoint(tmp_path / "strict")
     assert newest is not None
     assert newest.name == "step-00000003", "with a larger budget it can go on from there"
+
+
+@pytest.mark.parametrize("way", ["ddp on 2", "fsdp on 2, full"])
+def test_evaluations_are_those_of_one_worker(way: str, run: Run, manifest: Manifest, tmp_path: Path) -> None:
+    """Of the average of the weights, over samples that no number of workers divides; and training goes on from the
+    weights that it had."""
+    split = Split(manifest.take(5), replace(manifest, table=manifest.table.slice(5)))
+    recipe = changed(RECIPE, data__holdout=0.4, optim__ema=0.5, train__evaluate=EvaluateConfig(every=2))
+    alone = run(recipe, tmp_path / "alone", split)
+    other = run(changed(recipe, **WAYS[way]), tmp_path / "other", split)
+    assert_same(other, alone, RECIPE)
+    quiet = changed(recipe, train__evaluate=EvaluateConfig())
+    assert_same(run(quiet, tmp_path / "without", split), alone, RECIPE)
+    records = zip(evaluations(alone), evaluations(other), strict=True)
+    for one, shared in records:
+        assert shared["samples"] == one["samples"] == 3
+        assert shared["scores"] == pytest.approx(one["scores"], rel=1e-4)
+
+
+def evaluations(folder: Path) -> list[Any]:
+    return [record for record in read_records(folder / "metrics.jsonl") if record["kind"] == "evaluation"]

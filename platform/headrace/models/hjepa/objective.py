@@ -51,6 +51,19 @@ class HJepa(Objective):
         deviation, from image to image, of what the target encoder says of the same place, averaged over
         places and features. `context_std` and `prediction_std` are those of a feature over all tokens.
         """
+        losses, signs = self._losses(batch)
+        return losses.mean(), signs
+
+    def score(self, batch: DeviceBatch) -> dict[str, Tensor]:
+        """Return the loss of each clip [B], the mean over its frames."""
+        losses, _ = self._losses(batch)
+        return {"loss": losses.unflatten(0, batch.pixels.shape[:2]).mean(dim=1)}
+
+    def _losses(self, batch: DeviceBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of each image [B * T], and the signs of collapse.
+
+        An image's loss is the mean over its own targets: it does not depend on what other images are in the batch.
+        """
         images = batch.pixels.flatten(0, 1)
         masks = self.masks(frame_seeds(batch.seed, frames=batch.pixels.shape[1]))
         keep, target, is_target = (
@@ -64,14 +77,12 @@ class HJepa(Objective):
         context = self.encoder(images, keep)
         predictions = self.predictor(context, keep, target, is_target).float()
 
-        # An image's loss is the mean over its own targets, the batch's the mean over images: neither
-        # depends on what other images are in it.
-        weight = is_target / (is_target.sum(dim=(1, 2), keepdim=True) * len(images))
-        loss = (F.smooth_l1_loss(predictions, truth, reduction="none").mean(dim=-1) * weight).sum()
-        return loss, {
+        weight = is_target / is_target.sum(dim=(1, 2), keepdim=True)
+        losses = (F.smooth_l1_loss(predictions, truth, reduction="none").mean(dim=-1) * weight).sum(dim=(1, 2))
+        return losses, {
             "target_std": everything.std(dim=0, correction=0).mean(),
             "context_std": context.detach().float().flatten(0, 1).std(dim=0, correction=0).mean(),
-            "prediction_std": _weighted_std(predictions.detach(), weight),
+            "prediction_std": _weighted_std(predictions.detach(), weight / len(images)),
         }
 
     @torch.no_grad()
