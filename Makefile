@@ -9,7 +9,7 @@ train: .venv
 	$(BIN)/python jobs/train.py
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadgroup
 
 test-all: lint
 	$(BIN)/python -m pytest

@@ -108,6 +108,12 @@ class Augment:
                 images = self._colour(images, frames, seed, name, adjust)
         return normalize(images, self._mean, self._std).reshape(samples, frames, channels, *size)
 
+    def visible(self, pixels: Tensor) -> NDArray[np.uint8]:
+        """Return [B, T, h, w, C] of what this returned, as people look at it."""
+        colours = pixels.movedim(2, -1) * self._std + self._mean
+        shown: NDArray[np.uint8] = (255 * colours).round().clamp(0, 255).byte().cpu().numpy()
+        return shown
+
     def _crop(self, seed: NDArray[np.int64], height: int, width: int) -> NDArray[np.float64]:
         """Draw, for each sample, the 2x3 matrix that takes its crop to the output, maybe mirrored."""
         config = self.config

@@ -40,6 +40,7 @@ dl.figures { display: grid; grid-template-columns: repeat(4, 1fr); gap: 24px 32p
 .advice .why { color: var(--soft); margin-top: 4px; max-width: 58em; }
 .advice.good { border-color: var(--good); } .advice.fair { border-color: var(--fair); }
 .advice.poor { border-color: var(--poor); }
+.sheet { display: block; max-width: 100%; height: auto; border-radius: 3px; }
 .charts { display: grid; grid-template-columns: 1fr; gap: 32px 40px; } .charts + .charts, .marks + .charts
   { margin-top: 32px; }
 .charts.two { grid-template-columns: 1fr 1fr; } .charts.three { grid-template-columns: repeat(3, 1fr); }

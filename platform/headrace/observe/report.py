@@ -2,6 +2,7 @@
 
     header         what was trained, how it ended, the key figures
     feeding        what limited the run, and what would help
+    samples        the first ones, as the model saw them
     learning       loss, learning rate, gradient, and the objective's own curves
     profile        what the profiled steps spent their time on
     failures       samples that could not be decoded
@@ -13,6 +14,7 @@ All text from outside (names of samples, error messages, the recipe) is escaped.
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import shlex
@@ -33,6 +35,7 @@ from headrace.observe.pool import pool_changes, pool_text
 from headrace.observe.records import METRICS_FILE, Follower, number
 from headrace.observe.redact import redacted
 from headrace.observe.report_charts import feeding_charts, learning_charts
+from headrace.observe.sheet import SHEET_FILE
 from headrace.observe.summary import outcome
 
 REPORT_FILE = "report.html"
@@ -61,6 +64,7 @@ def write_report(run: Path) -> Path:
         _header(run, history),
         _figures(history, advice.feeding),
         _feeding(history, advice),
+        _samples(run),
         _learning(history),
         _profile(history),
         _failures(history),
@@ -119,13 +123,13 @@ def _figures(history: History, balance: Feeding) -> str:
     finite = [loss for loss in losses if loss == loss]
     samples, failed = number(last, "position"), history.failed_samples
     restarts = plural(len(history.restarts), "restart") if history.restarts else "no restart"
+    each = f"{batch:,.0f} samples each" if batch > 0 else ""
     tiles = [
-        *_held_out_tile(history),
         ("Final loss", figure(losses[-1]), f"lowest {figure(min(finite))}" if finite else "", ""),
         ("Speed", f"{figure(balance.given)} clips/s", f"could take {figure(balance.demand)}", ""),
         ("Waiting for data", percent(balance.wait_share), "of each step", _rating(balance.wait_share)),
         ("Time", duration(history.elapsed_seconds), restarts, ""),
-        ("Steps", whole(history.step), f"{batch:,.0f} samples each" if batch > 0 else "", ""),
+        _held_out_tile(history) or ("Steps", whole(history.step), each, ""),
         ("Samples seen", whole(samples), _arithmetic(history), ""),
         (
             "Failed samples",
@@ -143,15 +147,15 @@ def _figures(history: History, balance: Feeding) -> str:
     return f'<dl class="figures">{"".join(cells)}</dl>'
 
 
-def _held_out_tile(history: History) -> list[tuple[str, str, str, str]]:
+def _held_out_tile(history: History) -> tuple[str, str, str, str] | None:
     """Return the newest score on held-out samples, and the best: of their loss, or else of what there is."""
     if not history.evaluations:
-        return []
+        return None
     scores = history.evaluations[-1].get("scores") or {}
     name = "loss" if "loss" in scores else next(iter(scores), "loss")
     best = history.best
     detail = f"best {figure(number(best.get('scores') or {}, name))} at step {best['step']:,}" if best else ""
-    return [(f"Held-out {one_line(name, 20)}", figure(number(scores, name)), detail, "")]
+    return f"Held-out {one_line(name, 20)}", figure(number(scores, name)), detail, ""
 
 
 def _newest_checkpoint(history: History) -> str:
@@ -179,6 +183,17 @@ def _feeding(history: History, advice: Advice) -> str:
     return (
         f'<section><h2>Feeding</h2><div class="advice {rating}"><p class="first">{escape(sentence)}.</p>'
         f'<p class="why">{escape(advice.reasoning)}</p></div>{feeding_charts(history)}</section>'
+    )
+
+
+def _samples(run: Path) -> str:
+    path = run / SHEET_FILE
+    if not path.is_file():
+        return ""
+    picture = base64.b64encode(path.read_bytes()).decode()
+    return (
+        '<section><h2>Samples</h2><p class="note">The first ones of step 1, augmented: what the model saw.</p>'
+        f'<img class="sheet" alt="samples of step 1" src="data:image/jpeg;base64,{picture}"></section>'
     )
 
 

@@ -13,18 +13,21 @@ import secrets
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
 
 from headrace.observe.figures import one_line
 from headrace.observe.history import History
 from headrace.observe.mirror import held_out_values, step_values
-from headrace.observe.records import Record
+from headrace.observe.records import CheckpointRecord, Record, number
 from headrace.observe.redact import redacted
+from headrace.observe.sheet import SHEET_FILE
 from headrace.observe.summary import outcome
 
 if TYPE_CHECKING:
     from wandb import Run, Settings
+
+Rows: TypeAlias = "list[dict[str, Any]]"
 
 PROJECT = "headrace"
 ID_FILE = "wandb_id"
@@ -35,7 +38,8 @@ log = logging.getLogger(__name__)
 
 
 class WandbLog:
-    """A mirror that passes the steps of a run to W&B.
+    """A mirror that passes a run to W&B: its steps and evaluations as curves, its first samples as a picture, its
+    checkpoints as artifacts that say where they lie, and at the end tables of what failed.
 
     A run folder is one W&B run, also over resumes: its id is kept in `<run>/wandb_id`. WANDB_MODE is
     obeyed, and so are WANDB_PROJECT, WANDB_ENTITY and the other variables that W&B reads. Of the machine
@@ -57,6 +61,7 @@ class WandbLog:
         self._called = name or run.resolve().name
         self._run: Run | None = None
         self._broken = False
+        self._shown = self.resumed
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="wandb")
         self._later(self._begin)
 
@@ -64,6 +69,12 @@ class WandbLog:
         """Pass on one record."""
         if record["kind"] == "step":
             self._later(lambda: self._log({"step": record["step"], **step_values(record)}))
+            if not self._shown:
+                self._shown = True
+                self._later(self._show_samples)
+        elif record["kind"] == "checkpoint":
+            best = history.best is not None and history.best["step"] == record["step"]
+            self._later(lambda: self._refer_to(record, best=best))
         elif record["kind"] == "evaluation":
             self._later(lambda: self._log({"step": record["step"], **held_out_values(record)}))
         elif record["kind"] == "restart":
@@ -75,9 +86,9 @@ class WandbLog:
 
     def close(self, history: History) -> str:
         """Send what is left; return a line that says where the run can be looked at, or ""."""
-        summary = _summary(history)
+        summary, tables = _summary(history), _tables(history)
         where: list[str] = []
-        self._later(lambda: where.append(self._finish(summary)))
+        self._later(lambda: where.append(self._finish(summary, tables)))
         self._thread.shutdown()
         return where[0] if where else ""
 
@@ -146,8 +157,33 @@ class WandbLog:
         assert self._run is not None
         self._run.log(dict(values))
 
-    def _finish(self, summary: dict[str, Any]) -> str:
+    def _show_samples(self) -> None:
+        import wandb
+
         assert self._run is not None
+        if (self._folder / SHEET_FILE).is_file():
+            self._run.log({"samples": wandb.Image(str(self._folder / SHEET_FILE))})
+
+    def _refer_to(self, record: CheckpointRecord, *, best: bool) -> None:
+        """Make an artifact that says where a checkpoint lies; its bytes stay there."""
+        import wandb
+
+        assert self._run is not None
+        path = str(record.get("path", ""))
+        if "://" not in path and not (self._folder / path).exists():
+            return  # another took its place meanwhile
+        location = path if "://" in path else (self._folder / path).resolve().as_uri()
+        artifact = wandb.Artifact(f"checkpoints-{self._run.id}", "model", metadata={"step": record["step"]})
+        artifact.add_reference(location, name="checkpoint", checksum=False)
+        self._run.log_artifact(artifact, aliases=[f"step-{record['step']}", *(["best"] if best else [])])
+
+    def _finish(self, summary: dict[str, Any], tables: dict[str, Rows]) -> str:
+        import wandb
+
+        assert self._run is not None
+        for name, rows in tables.items():
+            columns = list(rows[0])
+            self._run.log({name: wandb.Table(columns=columns, data=[[row[at] for at in columns] for row in rows])})
         for name, value in summary.items():
             self._run.summary[name] = value
         mode, folder = self._run.settings.mode, self._run.settings.sync_dir
@@ -165,6 +201,26 @@ def _summary(history: History) -> dict[str, Any]:
         "failed_samples": history.failed_samples,
         "restarts": len(history.restarts),
     }
+
+
+def _tables(history: History) -> dict[str, Rows]:
+    """Return what is worth a table, by its name; none that would be empty."""
+    tables: dict[str, Rows] = {
+        "failed_samples": [
+            {name: one_line(row.get(name, "")) for name in ("key", "shard", "reason", "message")}
+            for row in history.failure_rows
+        ],
+        "steps_left_out": [
+            {
+                "step": refused["step"],
+                "loss": number(refused, "loss"),
+                "grad_norm": number(refused, "grad_norm"),
+                "samples": ", ".join(one_line(key) for key in refused.get("keys") or []),
+            }
+            for refused in history.refused
+        ],
+    }
+    return {name: rows for name, rows in tables.items() if rows}
 
 
 def _id_of(run: Path) -> str:

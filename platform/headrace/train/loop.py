@@ -125,11 +125,14 @@ class Loop:
         """Take a step and take note of it."""
         recipe, progress = self.recipe, self.progress
         self._profiler.before(progress.step + 1)
+        new = progress.step == 0
         seed = recipe.seed, self.session.rank
         result = train_step(self.trainable, self.feed, progress.step, seed, recipe.train, recipe.optim)
         progress.step += 1
         progress.position += recipe.train.global_batch
         self._meter.add(result)
+        if new:
+            self._scribe.sheet(self.trainable.augment, result)
         self._scribe.ledger(progress.step, result)
         self._scribe.profile(progress.step, self._profiler.after(progress.step))
         self._alive()

@@ -13,9 +13,11 @@ from typing import Any, TextIO, cast
 import torch
 from typing_extensions import Self
 
+from headrace.augment import Augment
 from headrace.batch import Failure
 from headrace.data.quarantine import Quarantine
 from headrace.observe.records import METRICS_FILE, MetricsWriter, Record, read_records
+from headrace.observe.sheet import CLIPS, write_sheet
 from headrace.recipe import Recipe
 from headrace.train.checkpoint import Saved
 from headrace.train.evaluation import Evaluation
@@ -121,6 +123,13 @@ class Scribe:
             trace, kernels = found
             path = str(trace.relative_to(self._session.run))
             self._write({"kind": "profile", "step": step, "path": path, "kernels": kernels})
+
+    def sheet(self, augment: Augment, result: StepResult) -> None:
+        """Let people see the first samples of a step as the model saw them."""
+        if self._session.rank == 0:
+            batch = result.batches[0]
+            few = torch.tensor(batch.pixels[:CLIPS], device=self._session.device)
+            write_sheet(self._session.run, augment.visible(augment(few, batch.seed[:CLIPS])))
 
     def ledger(self, step: int, result: StepResult) -> None:
         """Write down which samples this rank consumed in a step."""

@@ -10,12 +10,14 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from headrace.errors import UserError
 from headrace.observe.curves import bounds, envelope, smoothed, thinned, ticks
 from headrace.observe.records import MetricsWriter
 from headrace.observe.redact import HIDDEN, redacted
 from headrace.observe.report import write_report
+from headrace.observe.sheet import write_sheet
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 
@@ -73,7 +75,8 @@ def checked(html):
         assert "inf" not in svg
         assert all(abs(n) < 1e5 for n in numbers)
     for tag, attributes in page.seen:
-        assert not {"src", "href"} & set(attributes), f"<{tag}> loads something"
+        assert "href" not in attributes, f"<{tag}> leads away"
+        assert str(attributes.get("src", "data:image/")).startswith("data:image/"), f"<{tag}> loads something"
         if "data-points" in attributes:
             points = json.loads(attributes["data-points"] or "")
             assert all(len(line) == len(points["steps"]) for line in points["values"])
@@ -135,6 +138,20 @@ def test_scores_may_be_anything(tmp_path, evaluated, scores):
         if record["kind"] == "evaluation":
             record["scores"] = scores
     checked(report(tmp_path, records))
+
+
+@pytest.mark.parametrize(("count", "frames", "size"), [(1, 1, (32, 32)), (8, 2, (96, 96)), (64, 16, (40, 600))])
+def test_the_first_samples_are_shown(tmp_path, fake, count, frames, size):
+    clips = np.zeros((count, frames, *size, 3), np.uint8)
+    clips[0] = (250, 10, 10)
+    picture = Image.open(write_sheet(tmp_path, clips))
+    assert picture.width <= 1080
+    red, green, blue = picture.getpixel((3, 3))
+    assert red > 200
+    assert max(green, blue) < 60
+    html = report(tmp_path, fake(3))
+    checked(html)
+    assert html.count("data:image/jpeg;base64,") == 1
 
 
 def test_a_folder_without_records(tmp_path):

@@ -9,11 +9,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from headrace.observe import wandb_log
 from headrace.observe.history import History
 from headrace.observe.records import MetricsWriter
+from headrace.observe.sheet import write_sheet
 from headrace.observe.tensorboard_log import TensorBoardLog
 from headrace.observe.wandb_log import WandbLog
 from headrace.observe.watch import recorded_bytes, watch
@@ -223,14 +225,34 @@ def test_tensorboard_holds_the_steps_and_a_resume_goes_on_there(tmp_path, fake, 
     assert not any(b"hunter2" in file.read_bytes() for file in (run / "tensorboard").iterdir())
 
 
-def test_mirrors_hold_the_scores_on_held_out_samples(tmp_path, evaluated):
+def test_mirrors_hold_more_than_curves(tmp_path, evaluated, fake):
     pytest.importorskip("wandb")
     run = tmp_path / "run"
-    watched_while_writing(run, evaluated(100), mirrors=[TensorBoardLog(run, RECIPE), WandbLog(run, RECIPE)])
+    run.mkdir()
+    write_sheet(run, np.zeros((2, 1, 8, 8, 3), np.uint8))
+    (run / "checkpoints" / "step-00000050").mkdir(parents=True)
+    (run / "checkpoints" / "step-00000050" / "progress.json").write_text("{}")
+    records = evaluated(100)
+    records[2:2] = [record for record in fake(3, failures=3) if record["kind"] == "failure"]
+    refused = {"kind": "refused", "step": 1, "loss": None, "grad_norm": 3.0, "keys": ["a", "b"]}
+    records[5:5] = [{**refused, "time": records[4]["time"]}]
+    watched_while_writing(run, records, mirrors=[TensorBoardLog(run, RECIPE), WandbLog(run, RECIPE)])
     assert scalars(run)["held_out/loss"] == {50: pytest.approx(0.55), 100: pytest.approx(0.5)}
     [folder] = run.glob("wandb/offline-run-*")
-    rows = [row for row in history_rows(folder) if "held_out/knn" in row]
-    assert [(row["step"], row["held_out/loss"]) for row in rows] == [(50, 0.55), (100, 0.5)]
+    rows = history_rows(folder)
+    scored = [row for row in rows if "held_out/knn" in row]
+    assert [(row["step"], row["held_out/loss"]) for row in scored] == [(50, 0.55), (100, 0.5)]
+    assert sum("samples" in row for row in rows) == 1
+    records = wandb_records(folder)
+    history = [record.history for record in records if record.WhichOneof("record_type") == "history"]
+    items = [item for row in history for item in row.item]
+    lengths = {item.nested_key[0]: item.value_json for item in items if list(item.nested_key)[1:] == ["nrows"]}
+    assert lengths == {"failed_samples": "3", "steps_left_out": "1"}
+    artifacts = [record.artifact for record in records if record.WhichOneof("record_type") == "artifact"]
+    [model] = [artifact for artifact in artifacts if artifact.type == "model"]
+    assert {"step-50", "best"} <= set(model.aliases), "that of step 100 was gone when it was looked for"
+    [entry] = model.manifest.contents
+    assert entry.ref == (run / "checkpoints" / "step-00000050" / "progress.json").as_uri()
 
 
 @pytest.mark.slow
