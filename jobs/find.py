@@ -3,17 +3,18 @@
     python jobs/find.py lr hjepa_vits --data.source my_videos       learning rate, by a range test
     python jobs/find.py batch hjepa_vits                            largest micro-batch that fits the device
 
-Beside these options all of `jobs/train.py`'s recipe options are understood. One worker runs, in this process: Ray is
-not started, unless a large source has to be indexed. Run it on the GPU that will train.
+Beside these options all of `jobs/train.py`'s recipe options are understood. The range test runs one worker, in this
+process, and so does the search for a micro-batch unless --train.workers asks for more: then each size is tried on all
+of them, as they share the model, on the cluster that RAY_ADDRESS names or on an embedded one. Run it on the GPUs that
+will train.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,8 +22,10 @@ from pathlib import Path
 import torch
 import tyro
 
-from headrace.cli import parse
-from headrace.cluster.trainer import plan_of
+from headrace.cli import RecipeOptions, parse
+from headrace.cluster.launch import ray_cluster
+from headrace.cluster.trainer import plan_of, resources_for
+from headrace.cluster.trial import limit_memory, try_on_workers
 from headrace.data.agenda import Agenda
 from headrace.data.split import Split
 from headrace.errors import UserError, did_you_mean, exit_with_sentence
@@ -31,9 +34,10 @@ from headrace.observe.range_chart import write_range_chart
 from headrace.recipe import Recipe, replace_at
 from headrace.train.feed import Feed
 from headrace.train.find import RangeTest, largest_that_runs, range_test
+from headrace.train.kernels import attention_kernels
 from headrace.train.loop import build_trainable
 from headrace.train.session import LocalSession, local_device
-from headrace.train.step_cost import measure_steps
+from headrace.train.step_cost import try_steps
 from jobs.recipes import DEFAULT, RECIPES
 from jobs.sources import open_sources
 
@@ -71,7 +75,7 @@ class BatchOptions:
     """Largest micro-batch that is tried."""
 
     limit_gigabytes: float | None = None
-    """On the CPU, which has no memory of its own to run out of: memory that this process may take."""
+    """On the CPU, which has no memory of its own to run out of: memory that each worker may take."""
 
     def __post_init__(self) -> None:
         if self.most < 1:
@@ -93,11 +97,15 @@ def main(arguments: Sequence[str]) -> int:
         with contextlib.suppress(SystemExit):  # the recipe's own options follow
             tyro.cli(kind, prog=f"find.py {what} [RECIPE]", args=["--help"])
     options, rest = tyro.cli(kind, prog=f"find.py {what}", args=list(rest), return_unknown_args=True, add_help=False)
-    recipe, _ = parse(rest, RECIPES, DEFAULT, f"find.py {what}", f"Find the {what}.")
-    recipe = replace_at(recipe, "train.workers", 1)
+    recipe, _ = parse(rest, RECIPES, DEFAULT, f"find.py {what}", f"Find the {what}.", RecipeOptions())
     if isinstance(options, LrOptions):
-        return find_lr(recipe, options)
+        return find_lr(alone(recipe), options)
     return find_batch(recipe, options)
+
+
+def alone(recipe: Recipe) -> Recipe:
+    """Return the recipe of a run that one worker does, with the same global batch."""
+    return replace_at(recipe, "train.workers", 1)
 
 
 def find_lr(recipe: Recipe, options: LrOptions) -> int:
@@ -108,7 +116,8 @@ def find_lr(recipe: Recipe, options: LrOptions) -> int:
     torch.set_num_threads(recipe.train.threads)
     micro_batches = options.range_steps * recipe.train.accumulate
     session = LocalSession(Path(), Split.whole(manifest), plan, Agenda(micro_batches), device)
-    with Feed(session.batches(0, 0), range(micro_batches), device, recipe.train.queue) as feed:
+    kernels = attention_kernels(recipe.train.attention, recipe.train.flash)
+    with kernels, Feed(session.batches(0, 0), range(micro_batches), device, recipe.train.queue) as feed:
         trainable = build_trainable(recipe, device)
         found = range_test(trainable, feed, recipe, options.lowest, options.highest, options.range_steps)
     write_range_chart(found.rates, found.losses, found.smoothed, found.suggestion, options.plot)
@@ -132,40 +141,40 @@ def verdict(found: RangeTest) -> str:
 
 def find_batch(recipe: Recipe, options: BatchOptions) -> int:
     """Run steps with larger and larger micro-batches until one does not fit."""
-    device = local_device(recipe.train.device)
-    if device.type == "cpu":
-        if options.limit_gigabytes is None:
-            raise UserError(
-                "there is no GPU here, and a CPU's memory has no end that could be met safely: say how much may be "
-                "used with --limit-gigabytes, or run this on the GPU that will train"
-            )
-        _limit(options.limit_gigabytes)
-    elif options.limit_gigabytes is not None:
-        raise UserError("--limit-gigabytes is for the CPU: a GPU's memory is its limit")
-    fits = largest_that_runs(partial(_try, recipe, device), options.most)
-    tried_all = fits == options.most
-    more = f"; more than --most {options.most} was not tried" if tried_all else ""
-    print(f"A micro-batch of {fits} is the largest that ran: train with --train.micro-batch {fits}{more}.")
+    workers, limit = recipe.train.workers, options.limit_gigabytes
+    if workers == 1:
+        device = local_device(recipe.train.device)
+        _check_limit(device.type, limit)
+        if limit is not None:
+            limit_memory(limit)
+        fits = largest_that_runs(partial(_try, recipe, lambda sized: try_steps(sized, device)), options.most)
+    else:
+        with ray_cluster(cpus=workers, dashboard=False) as cluster:
+            resources = resources_for(recipe, cluster)
+            _check_limit(resources.device, limit)
+            on_workers = partial(try_on_workers, resources=resources, limit_gigabytes=limit)
+            fits = largest_that_runs(partial(_try, recipe, on_workers), options.most)
+    where = "" if workers == 1 else f" on {workers} workers"
+    more = f"; more than --most {options.most} was not tried" if fits == options.most else ""
+    print(f"A micro-batch of {fits} is the largest that ran{where}: train with --train.micro-batch {fits}{more}.")
     return 0
 
 
-def _try(recipe: Recipe, device: torch.device, micro_batch: int) -> None:
-    """Take two steps, the second of which has the optimizer's state in memory too."""
-    train = replace(recipe.train, micro_batch=micro_batch, global_batch=micro_batch)
-    try:
-        measure_steps(replace(recipe, train=train), device, steps=1)
-    except RuntimeError as error:
-        if "not enough memory" not in str(error) and "can't allocate memory" not in str(error):
-            raise
-        raise torch.OutOfMemoryError(str(error)) from error  # what the CPU's allocator says
-    except MemoryError as error:
-        raise torch.OutOfMemoryError(str(error)) from error
-    print(f"  {micro_batch} ran")
+def _check_limit(device: str, limit: float | None) -> None:
+    if device == "cpu" and limit is None:
+        raise UserError(
+            "there is no GPU here, and a CPU's memory has no end that could be met safely: say how much may be used "
+            "with --limit-gigabytes, or run this on the GPU that will train"
+        )
+    if device != "cpu" and limit is not None:
+        raise UserError("--limit-gigabytes is for the CPU: a GPU's memory is its limit")
 
 
-def _limit(gigabytes: float) -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (int(gigabytes * 1e9), hard))
+def _try(recipe: Recipe, run: Callable[[Recipe], None], micro_batch: int) -> None:
+    """Take steps with a micro-batch, and say that it ran."""
+    global_batch = micro_batch * recipe.train.workers
+    run(replace(recipe, train=replace(recipe.train, micro_batch=micro_batch, global_batch=global_batch)))
+    print(f"  {micro_batch} ran", flush=True)
 
 
 def run() -> None:

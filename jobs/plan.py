@@ -23,7 +23,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from headrace.cli import parse
+from headrace.cli import RecipeOptions, parse
 from headrace.cluster.pool_policy import HEADROOM
 from headrace.data.clip_cost import ClipCost, draw_rows, measure_clips, transcoding_ratio
 from headrace.data.config import DataConfig
@@ -125,7 +125,7 @@ def _parse(arguments: Sequence[str]) -> tuple[Recipe, Options]:
         with contextlib.suppress(SystemExit):  # the recipe's own options follow
             tyro.cli(Options, prog="plan.py [RECIPE]", args=["--help"])
     options, rest = tyro.cli(Options, prog="plan.py", args=list(arguments), return_unknown_args=True, add_help=False)
-    recipe, _ = parse(rest, RECIPES, DEFAULT, "plan.py", "Say what a recipe takes.")
+    recipe, _ = parse(rest, RECIPES, DEFAULT, "plan.py", "Say what a recipe takes.", RecipeOptions())
     return recipe, options
 
 

@@ -51,7 +51,7 @@ from jobs.recipes import DEFAULT, RECIPES
 
 def main(arguments: Sequence[str]) -> int:
     """Train, and leave a run's folder with checkpoints, metrics and a report."""
-    recipe, options = parse(arguments, RECIPES, DEFAULT, "train.py", "Train a recipe.")
+    recipe, options = parse(arguments, RECIPES, DEFAULT, "train.py", "Train a recipe.", RunOptions())
 
     # What can be wrong is found here, before anything expensive starts.
     with torch.device("meta"):

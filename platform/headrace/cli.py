@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import tyro
 
@@ -21,10 +21,19 @@ from headrace.recipe import Recipe, load_recipe
 
 RECIPE_FILE = "recipe.json"
 Recipes = Mapping[str, Callable[[], Recipe]]
+Options = TypeVar("Options", bound="RecipeOptions")
 
 
 @dataclass(frozen=True)
-class RunOptions:
+class RecipeOptions:
+    """Where a recipe comes from, if not from its name."""
+
+    from_run: Path | None = None
+    """Folder of a run whose recipe starts anew."""
+
+
+@dataclass(frozen=True)
+class RunOptions(RecipeOptions):
     """Where a run lives and what it starts from."""
 
     output: Path | None = None
@@ -33,9 +42,6 @@ class RunOptions:
     resume: str | None = None
     """Folder of a run that goes on from its newest checkpoint, with its own recipe; or where its checkpoints are kept,
     as s3://bucket/runs/NAME, if the folder is lost."""
-
-    from_run: Path | None = None
-    """Folder of a run whose recipe starts anew."""
 
     dashboard: bool = False
     """Serve the Ray dashboard of an embedded run; a cluster of its own always does."""
@@ -48,15 +54,16 @@ class RunOptions:
 
 
 def parse(
-    arguments: Sequence[str], recipes: Recipes, default: str, program: str, description: str
-) -> tuple[Recipe, RunOptions]:
-    """Return the recipe and the run options of a command line.
+    arguments: Sequence[str], recipes: Recipes, default: str, program: str, description: str, options: Options
+) -> tuple[Recipe, Options]:
+    """Return the recipe and the options of a command line.
 
     Args:
         arguments: without the program's name.
         recipes: functions that make a recipe, by name.
         default: name of the recipe that is run where none is given.
         program, description: for the help.
+        options: the program's own, beside the recipe's, with their defaults.
 
     Raises:
         UserError: there is no such recipe or run, or a value is impossible.
@@ -64,23 +71,22 @@ def parse(
             asked for (code 0).
     """
     name, rest = _split_name(list(arguments))
-    base = _base(name, _value_of(rest, "--resume") or _value_of(rest, "--from-run"), recipes, default)
-
-    @dataclass(frozen=True)
-    class Command:
-        recipe: Annotated[Recipe, tyro.conf.arg(name="")]
-        run: Annotated[RunOptions, tyro.conf.arg(name="")]
+    resumes = _value_of(rest, "--resume") if isinstance(options, RunOptions) else None
+    base = _base(name, resumes or _value_of(rest, "--from-run"), recipes, default)
+    unnamed = tyro.conf.arg(name="")
+    fields = [("recipe", Annotated[Recipe, unnamed]), ("own", Annotated[type(options), unnamed])]
+    command_class = make_dataclass("Command", fields, frozen=True)
 
     names = "\n".join(f"  {key:14s} {_first_line(make)}" for key, make in sorted(recipes.items()))
     command = tyro.cli(
-        Command,
+        command_class,
         prog=f"{program} [RECIPE]",
         description=f"{description}\n\nrecipes:\n{names}",
-        default=Command(base, RunOptions()),
+        default=command_class(base, options),
         args=rest,
         config=(tyro.conf.FlagConversionOff, tyro.conf.HelptextFromCommentsOff),
     )
-    return command.recipe, command.run
+    return command.recipe, command.own
 
 
 def saved_recipe(run: Path | str, recipes: Recipes) -> Recipe:

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from headrace.cli import parse, saved_recipe
+from headrace.cli import RunOptions, parse, saved_recipe
 from headrace.errors import UserError
 from headrace.recipe import load_recipe, replace_at, save_recipe
 from jobs.recipes import DEFAULT, RECIPES
 
 
 def command(*arguments: str) -> tuple[object, object]:
-    return parse(arguments, RECIPES, DEFAULT, "train.py", "Train.")
+    return parse(arguments, RECIPES, DEFAULT, "train.py", "Train.", RunOptions())
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
@@ -48,6 +48,7 @@ def test_overrides_are_typed_and_nested() -> None:
         DEFAULT,
         "train.py",
         "Train.",
+        RunOptions(),
     )
     assert recipe.train.steps == 30
     assert recipe.data.sampling.mode == "clip"
@@ -62,7 +63,7 @@ def test_no_recipe_is_the_demo() -> None:
 
 def test_from_run_starts_with_its_recipe(tmp_path: Path) -> None:
     save_recipe(replace_at(RECIPES["hjepa_cifar"](), "train.steps", 77777), tmp_path / "recipe.json")
-    recipe, _ = parse([f"--from-run={tmp_path}", "--seed", "3"], RECIPES, DEFAULT, "train.py", "Train.")
+    recipe, _ = parse([f"--from-run={tmp_path}", "--seed", "3"], RECIPES, DEFAULT, "train.py", "Train.", RunOptions())
     assert (recipe.name, recipe.train.steps, recipe.seed) == ("hjepa_cifar", 77777, 3)
 
 

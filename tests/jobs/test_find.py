@@ -47,11 +47,6 @@ def test_the_largest_size_was_run_and_the_next_does_not_fit(limit: int) -> None:
     assert len(tried) <= 13
 
 
-def test_the_rank_with_least_memory_decides() -> None:
-    others = iter([1, 1, 1, 0, 0, 0])
-    assert largest_that_runs(lambda _: None, 64, agree=lambda mine: min(mine, next(others))) == 4
-
-
 def test_not_even_one_fits() -> None:
     def run(_: int) -> None:
         raise torch.OutOfMemoryError
@@ -121,6 +116,21 @@ def test_batch_under_a_limit_of_memory(tmp_path: Path) -> None:
     *tried, verdict = ended.stdout.strip().splitlines()
     sizes = [int(line.split()[0]) for line in tried]
     assert f"A micro-batch of {max(sizes)} is the largest that ran" in verdict
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_batch_over_workers_that_share_the_model(parallel: str, tmp_path: Path) -> None:
+    """Each size on all workers; the limit is met by one that has no room, and the next one is tried all the same."""
+    command = [sys.executable, str(ROOT / "jobs" / "find.py"), "batch", *SMALL, "--train.workers", "2"]
+    command += ["--train.parallel", parallel, "--limit-gigabytes", "1.6", "--most", "2048"]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=900, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    *tried, verdict = ended.stdout.strip().splitlines()
+    sizes = [int(line.split()[0]) for line in tried]
+    assert f"A micro-batch of {max(sizes)} is the largest that ran on 2 workers" in verdict
+    assert max(sizes) < 2048
 
 
 @pytest.mark.parametrize(

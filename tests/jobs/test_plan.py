@@ -21,6 +21,7 @@ from headrace.observe.needs import Machine, Needs
 from jobs import plan
 from jobs.plan import Choice, verdict, worker_groups
 
+SMALL = [argument for argument in TINY if argument not in ("--wandb", "off")]
 GPU_NODE = Machine(cores=48, workers=4, threads=1, device="cuda")
 LAPTOP = Machine(cores=2, workers=1, threads=1, device="cpu")
 
@@ -118,8 +119,7 @@ def test_it_ends_with_a_sentence(
     monkeypatch.setenv("COLUMNS", "110")
     nodes = tmp_path / "nodes.yaml"
     mine = ["--clips", "2", "--steps", "1", "--cores", "8", "--nodes", str(nodes)]
-    recipe = [argument for argument in TINY if argument not in ("--wandb", "off")]
-    assert plan.main(["hjepa_tiny", "--data.source", str(video_folder), *recipe, *mine]) == 0
+    assert plan.main(["hjepa_tiny", "--data.source", str(video_folder), *SMALL, *mine]) == 0
     said = capsys.readouterr().out
     for expected in (
         "h264 48x32",
@@ -137,7 +137,9 @@ def test_what_cannot_be_is_said_first(video_folder: Path) -> None:
     with pytest.raises(UserError, match="--clips must be at least 1, got 0"):
         plan.main(["hjepa_tiny", "--data.source", str(video_folder), "--clips", "0"])
     with pytest.raises(UserError, match="no GPU here"):
-        plan.main(["hjepa_tiny", "--data.source", str(video_folder), *TINY, "--train.device", "cuda"])
+        plan.main(["hjepa_tiny", "--data.source", str(video_folder), *SMALL, "--train.device", "cuda"])
+    with pytest.raises(SystemExit):  # a plan has no folder
+        plan.main(["hjepa_tiny", "--data.source", str(video_folder), *SMALL, "--output", "somewhere"])
 
 
 def test_the_help_shows_its_own_options_and_the_recipes(capsys: pytest.CaptureFixture[str]) -> None:

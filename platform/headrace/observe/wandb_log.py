@@ -10,7 +10,7 @@ import logging
 import netrc
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -27,7 +27,7 @@ from headrace.observe.summary import outcome
 if TYPE_CHECKING:
     from wandb import Run, Settings
 
-Rows: TypeAlias = "list[dict[str, Any]]"
+Rows: TypeAlias = "Sequence[Mapping[str, Any]]"
 
 PROJECT = "headrace"
 ID_FILE = "wandb_id"
@@ -182,8 +182,8 @@ class WandbLog:
 
         assert self._run is not None
         for name, rows in tables.items():
-            columns = list(rows[0])
-            self._run.log({name: wandb.Table(columns=columns, data=[[row[at] for at in columns] for row in rows])})
+            columns: list[str | int] = list(rows[0])
+            self._run.log({name: wandb.Table(columns=columns, data=[list(row.values()) for row in rows])})
         for name, value in summary.items():
             self._run.summary[name] = value
         mode, folder = self._run.settings.mode, self._run.settings.sync_dir

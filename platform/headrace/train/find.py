@@ -108,13 +108,12 @@ def _restored(trainable: Trainable) -> Iterator[None]:
             trainable.ema.load_state_dict(average)
 
 
-def largest_that_runs(run: Callable[[int], None], most: int, agree: Callable[[int], int] = int) -> int:
+def largest_that_runs(run: Callable[[int], None], most: int) -> int:
     """Return the largest size, of those tried, that was really run: by doubling, then by halving the gap.
 
     Args:
         run: tries a size; raises torch.OutOfMemoryError where it does not fit.
         most: the largest that is tried.
-        agree: given 1 where this rank ran a size and 0 where not, returns the least over all ranks.
 
     Raises:
         RunError: not even a size of 1 fits.
@@ -123,13 +122,13 @@ def largest_that_runs(run: Callable[[int], None], most: int, agree: Callable[[in
     def runs(size: int) -> bool:
         try:
             run(size)
-            ran = 1
+            ran = True
         except torch.OutOfMemoryError:
-            ran = 0
+            ran = False
         gc.collect()  # outside of the handler, whose error holds the frames with all their tensors
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        return agree(ran) == 1
+        return ran
 
     if not runs(1):
         raise RunError("not even a micro-batch of 1 fits: lower the frames, their size or the model")

@@ -13,6 +13,7 @@ import torch
 from headrace.batch import Batch, fake_batch
 from headrace.recipe import Recipe
 from headrace.train.feed import Feed
+from headrace.train.kernels import attention_kernels
 from headrace.train.loop import build_trainable
 from headrace.train.step import train_step
 
@@ -50,7 +51,7 @@ def measure_steps(recipe: Recipe, device: torch.device, steps: int) -> StepCost:
     torch.set_num_threads(train.threads)
     trainable = build_trainable(recipe, device)
     seconds = []
-    with noise_feed(recipe, device) as feed:
+    with attention_kernels(train.attention, train.flash), noise_feed(recipe, device) as feed:
         for step in range(WARM_UP_STEPS + steps):
             start = time.perf_counter()
             result = train_step(trainable, feed, step, (recipe.seed, 0), train, recipe.optim)
@@ -59,6 +60,22 @@ def measure_steps(recipe: Recipe, device: torch.device, steps: int) -> StepCost:
             seconds.append(time.perf_counter() - start - result.wait_seconds)
     low, median, high = np.percentile(seconds[WARM_UP_STEPS:], [25, 50, 75]).tolist()
     return StepCost(median, (high - low) / median, train.accumulate * train.micro_batch, seconds[0])
+
+
+def try_steps(recipe: Recipe, device: torch.device) -> None:
+    """Take a few steps of a recipe, in the last of which the optimizer's state is in memory too.
+
+    Raises:
+        torch.OutOfMemoryError: they do not fit. On a CPU it is what its allocator and Python say of that.
+    """
+    try:
+        measure_steps(recipe, device, steps=1)
+    except RuntimeError as error:
+        if "not enough memory" not in str(error) and "can't allocate memory" not in str(error):
+            raise
+        raise torch.OutOfMemoryError(str(error)) from error
+    except MemoryError as error:
+        raise torch.OutOfMemoryError(str(error)) from error
 
 
 def noise_feed(recipe: Recipe, device: torch.device) -> Feed:
