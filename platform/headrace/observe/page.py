@@ -141,7 +141,7 @@ for (const chart of document.querySelectorAll('[data-points]')) {
 
 def page_html(title: str, body: str) -> str:
     """Return a whole document. `title` and `body` are HTML, escaped where they need to be."""
-    allowed = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+    allowed = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

@@ -29,6 +29,7 @@ def write_sheet(run: Path, clips: NDArray[np.uint8]) -> Path:
     size = max(1, int(width * shrink)), max(1, int(height * shrink))
     columns = min(count, max(1, (WIDTH + GAP) // (frames * size[0] + GAP)))
     rows = -(-count // columns)
+    columns = -(-count // rows)  # as even as can be
     sheet = Image.new("RGB", (columns * (frames * size[0] + GAP) - GAP, rows * (size[1] + GAP) - GAP), (128, 128, 128))
     for number, clip in enumerate(clips):
         row, column = divmod(number, columns)

@@ -33,7 +33,8 @@ from headrace.train.precision import autocast
 from headrace.train.step import Trainable
 
 PROBES = ("rankme", "feature_std", "knn")
-"""Scores of the features; `knn` where samples of two classes or more are held out."""
+"""Scores of the features. `knn`: the share of samples whose class is that of their nearest others, 20 of them or a
+tenth of all, where samples of two classes or more are held out."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,8 @@ def _probe(seen: Sequence[_Seen], device: torch.device) -> dict[str, float]:
     found = {"rankme": rankme(features), "feature_std": feature_std(features)}
     known = labels >= 0
     if len(labels[known].unique()) >= 2:
-        found["knn"] = knn_accuracy_left_one_out(features[known], labels[known])
+        few = max(1, int(known.sum()) // 10)  # of all others together, its own class is always one short
+        found["knn"] = knn_accuracy_left_one_out(features[known], labels[known], k=min(20, few))
     return found
 
 
