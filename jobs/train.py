@@ -20,21 +20,10 @@ from pathlib import Path
 import ray
 import torch
 
-from data_pipelines.clips import micro_batches
 from headrace.cli import RECIPE_FILE, RunOptions, parse
 from headrace.cluster.launch import ray_cluster, see_through
 from headrace.cluster.prometheus_log import PrometheusLog
-from headrace.cluster.trainer import (
-    agenda_of,
-    build_trainer,
-    check_room,
-    fit,
-    plan_of,
-    resources_for,
-    spare_cpus,
-)
 from headrace.data import storage
-from headrace.data.course import Course
 from headrace.errors import RunError, UserError, exit_with_sentence
 from headrace.observe.environment import write_environment
 from headrace.observe.mirror import Mirror
@@ -44,8 +33,9 @@ from headrace.observe.wandb_log import WandbLog
 from headrace.observe.watch import recorded_bytes, watch
 from headrace.recipe import Recipe, replace_at, save_recipe
 from headrace.train.evaluation import check_metric
-from headrace.train.progress import ELSEWHERE_FILE, newest_checkpoint, read_progress
+from headrace.train.progress import ELSEWHERE_FILE, newest_checkpoint
 from jobs import sources
+from jobs.fitting import check_cluster, fitting
 from jobs.recipes import DEFAULT, RECIPES
 
 
@@ -56,7 +46,8 @@ def main(arguments: Sequence[str]) -> int:
     # What can be wrong is found here, before anything expensive starts.
     with torch.device("meta"):
         objective = recipe.model.build(recipe.augment.height, recipe.augment.width)
-    check_metric(objective, recipe.train.evaluate.metric)
+    metric = recipe.train.evaluate.metric
+    check_metric(objective, metric, f"--train.evaluate.metric {metric}")
     source = sources.open_sources(recipe.data)
     recipe = replace_at(recipe, "data.source", source.location)
     if source.validation is not None:
@@ -66,19 +57,12 @@ def main(arguments: Sequence[str]) -> int:
     workers = recipe.train.workers
     asked = recipe.data.pool(spare_cpus=sources.cores() - workers)
     with ray_cluster(cpus=workers + asked.most, dashboard=options.dashboard) as cluster:
-        resources = resources_for(recipe, cluster)
-        pool = recipe.data.pool(spare_cpus=spare_cpus(resources, cluster))
-        check_room(recipe, resources, pool, cluster)
+        check_cluster(recipe, cluster)
         split = source.split().limited(recipe.train.evaluate.samples)
         sources.say_slow_shuffle(split.training, recipe.data.shuffle)
-        plan, agenda = plan_of(recipe, split.training), agenda_of(recipe, len(split.held_out))
-        course = Course.of(split, plan, agenda)
-        read_progress(newest_checkpoint(run)).check_same_samples(course.manifest_digest, course.sequence)
-        stream = partial(micro_batches, ray.put(split), plan, agenda, pool, workers)
-        trainer = partial(build_trainer, recipe, course, run, stream, resources)
         since = recorded_bytes(run)
         outcome = see_through(
-            partial(fit, trainer, recipe.train.restarts),
+            fitting(recipe, run, ray.put(split), cluster),
             run,
             recipe.train.steps,
             partial(watch, run, recipe=asdict(recipe), mirrors=_mirrors(run, recipe, options), since=since),

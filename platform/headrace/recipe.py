@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -85,12 +86,31 @@ def replace_at(recipe: Config, path: str, value: Any) -> Config:
     Raises:
         UserError: there is no such field.
     """
-    head, _, rest = path.partition(".")
-    names = [item.name for item in dataclasses.fields(recipe)]  # type: ignore[arg-type]
-    if head not in names:
-        raise UserError(f"{type(recipe).__name__} has no field {head!r}: {did_you_mean(head, names)}")
-    inner = replace_at(getattr(recipe, head), rest, value) if rest else value
-    return dataclasses.replace(recipe, **{head: inner})  # type: ignore[type-var]
+    return replace_all(recipe, {path: value})
+
+
+def replace_all(recipe: Config, values: Mapping[str, Any]) -> Config:
+    """Return the config with the fields at dotted paths replaced, all at once: what one of them asks of another is only
+    looked at when all are there.
+
+    Raises:
+        UserError: there is no such field, or the values do not go together.
+    """
+    heads: dict[str, dict[str, Any]] = {}
+    for path, value in values.items():
+        head, _, rest = path.partition(".")
+        _check_field(recipe, head)
+        heads.setdefault(head, {})[rest] = value
+    changed = {
+        head: inner[""] if "" in inner else replace_all(getattr(recipe, head), inner) for head, inner in heads.items()
+    }
+    return dataclasses.replace(recipe, **changed)  # type: ignore[type-var]
+
+
+def _check_field(config: Any, name: str) -> None:
+    names = [item.name for item in dataclasses.fields(config)] if dataclasses.is_dataclass(config) else []
+    if name not in names:
+        raise UserError(f"{type(config).__name__} has no field {name!r}: {did_you_mean(name, names)}")
 
 
 def config_from(base: Any, saved: dict[str, Any], where: str) -> Any:

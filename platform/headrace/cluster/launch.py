@@ -84,24 +84,41 @@ def see_through(
         steps: of the whole run.
         watch: displays the run until the function it is given says that it is over.
     """
-    stop, failed = run / STOP_FILE, run / FAILED_FILE
-    stop.unlink(missing_ok=True)
-    failed.unlink(missing_ok=True)
-    outcomes: list[Outcome] = []
+    behind = Behind(fit, run, steps)
+    with _stop_on_signal(run / STOP_FILE):
+        behind.start()
+        watch(lambda: behind.outcome is not None)
+    assert behind.outcome is not None
+    return behind.outcome
 
-    def background() -> None:
+
+class Behind:
+    """A run that goes on in a thread of its own, and writes down how it ended.
+
+    Args:
+        fit, run, steps: as of `see_through`.
+
+    Attributes:
+        outcome: None while it runs.
+    """
+
+    def __init__(self, fit: Callable[[], object], run: Path, steps: int) -> None:
+        self._fit, self._run, self._steps = fit, run, steps
+        self.outcome: Outcome | None = None
+
+    def start(self) -> None:
+        """Begin; what stopped the run before counts no longer."""
+        for name in (STOP_FILE, FAILED_FILE):
+            (self._run / name).unlink(missing_ok=True)
+        threading.Thread(target=self._work, name="headrace-trainer", daemon=True).start()
+
+    def _work(self) -> None:
         error: BaseException | None = None
         try:
-            fit()
+            self._fit()
         except BaseException as raised:  # whatever ended the run is written down and returned
             error = raised
-        outcomes.append(_write_end(run, steps, error))
-
-    trainer = threading.Thread(target=background, name="headrace-trainer", daemon=True)
-    with _stop_on_signal(stop):
-        trainer.start()
-        watch(lambda: bool(outcomes))
-    return outcomes[0]
+        self.outcome = _write_end(self._run, self._steps, error)
 
 
 def _write_end(run: Path, steps: int, error: BaseException | None) -> Outcome:

@@ -40,6 +40,12 @@ dl.figures { display: grid; grid-template-columns: repeat(4, 1fr); gap: 24px 32p
 .advice .why { color: var(--soft); margin-top: 4px; max-width: 58em; }
 .advice.good { border-color: var(--good); } .advice.fair { border-color: var(--fair); }
 .advice.poor { border-color: var(--poor); }
+.sweep { display: block; width: 100%; height: auto; overflow: visible; }
+.sweep .course { fill: none; stroke: var(--main); stroke-width: 1.5; stroke-linejoin: round; }
+.sweep .course.best { stroke: var(--wait); stroke-width: 2.5; } .sweep .trial { fill: var(--main); }
+.sweep .axis { stroke: var(--soft); stroke-width: 1; } .sweep text { fill: var(--soft); font-size: 12px; }
+.sweep .mark { text-anchor: end; } .sweep .name { text-anchor: middle; fill: var(--ink); }
+.shares .wide { width: 60%; } .share { display: block; height: 10px; background: var(--main); }
 .sheet { display: block; max-width: 100%; height: auto; border-radius: 3px; }
 .charts { display: grid; grid-template-columns: 1fr; gap: 32px 40px; } .charts + .charts, .marks + .charts
   { margin-top: 32px; }

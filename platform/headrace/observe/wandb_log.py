@@ -50,15 +50,16 @@ class WandbLog:
         run: the run's folder.
         recipe: the resolved recipe; becomes the config.
         name: what W&B calls the run; the folder's name by default.
+        group: of runs that belong together.
     """
 
     name = "W&B"
 
-    def __init__(self, run: Path, recipe: Mapping[str, Any], name: str | None = None) -> None:
+    def __init__(self, run: Path, recipe: Mapping[str, Any], name: str | None = None, group: str | None = None) -> None:
         self.resumed = (run / ID_FILE).exists()
         self._folder = run
         self._config = redacted(dict(recipe))
-        self._called = name or run.resolve().name
+        self._called, self._group = name or run.resolve().name, group
         self._run: Run | None = None
         self._broken = False
         self._shown = self.resumed
@@ -145,6 +146,7 @@ class WandbLog:
             mode=mode,  # type: ignore[arg-type]  # WANDB_MODE: W&B checks it and says what is wrong
             project=os.environ.get("WANDB_PROJECT") or PROJECT,
             name=os.environ.get("WANDB_NAME") or self._called,
+            group=os.environ.get("WANDB_RUN_GROUP") or self._group,
             config=self._config,
             settings=settings,
         )

@@ -153,12 +153,17 @@ def _probe(seen: Sequence[_Seen], device: torch.device) -> dict[str, float]:
     return found
 
 
-def check_metric(objective: Objective, metric: str) -> None:
-    """Check that a checkpoint can be chosen by a metric.
+def check_metric(objective: Objective, metric: str, setting: str) -> None:
+    """Check that evaluations give a metric.
+
+    Args:
+        objective: that is evaluated.
+        metric: a score.
+        setting: what the user wrote, for the error.
 
     Raises:
         UserError: no evaluation gives it.
     """
     known = (*objective.scores, *PROBES)
     if metric not in known:
-        raise UserError(f"--train.evaluate.metric {metric}: no evaluation gives it: {did_you_mean(metric, known)}")
+        raise UserError(f"{setting}: no evaluation gives it: {did_you_mean(metric, known)}")

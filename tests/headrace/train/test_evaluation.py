@@ -201,6 +201,6 @@ def test_what_cannot_be_is_refused(settings: dict[str, Any], complaint: str) -> 
 
 def test_a_metric_that_no_evaluation_gives_is_refused() -> None:
     objective = RECIPE.model.build(32, 32)
-    check_metric(objective, "knn")
-    with pytest.raises(UserError, match="loss"):
-        check_metric(objective, "los")
+    check_metric(objective, "knn", "--metric knn")
+    with pytest.raises(UserError, match=r"--metric los: .*did you mean 'loss'"):
+        check_metric(objective, "los", "--metric los")

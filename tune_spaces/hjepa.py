@@ -1,0 +1,41 @@
+"""What is worth varying of H-JEPA: how fast it learns, what it hides, how slowly its target follows.
+
+A collapsed encoder has a loss near 0, so trials are compared by their features on held-out samples, never by the loss.
+"""
+
+from __future__ import annotations
+
+from ray import tune
+
+from headrace.cluster.space import Space
+
+
+def demo() -> Space:
+    """Learning rate, decay, clipping and momentum of the demo, by the rank of its features."""
+    return Space(
+        "demo",
+        {
+            "optim.lr": tune.loguniform(1e-4, 1e-2),
+            "optim.weight_decay": tune.loguniform(1e-3, 2e-1),
+            "optim.clip_norm": tune.choice([0.3, 1.0, 3.0]),
+            "model.momentum": tune.choice([(0.98, 1.0), (0.99, 1.0), (0.996, 1.0)]),
+        },
+        "held_out/rankme",
+    )
+
+
+def hjepa_vits() -> Space:
+    """The recipe for a GPU: also its masks and its schedule."""
+    return Space(
+        "hjepa_vits",
+        {
+            "optim.lr": tune.loguniform(1e-4, 4e-3),
+            "optim.weight_decay": tune.uniform(0.02, 0.2),
+            "optim.warmup_steps": tune.choice([1000, 2000, 5000]),
+            "model.momentum": tune.choice([(0.99, 1.0), (0.996, 1.0), (0.999, 1.0)]),
+            "model.context_quantile": tune.choice([0.5, 0.8, 0.99]),
+            "augment.crop_scale": tune.choice([(0.3, 1.0), (0.5, 1.0), (0.8, 1.0)]),
+        },
+        "held_out/knn",
+        {"data.holdout": 0.05, "train.steps": 10_000, "train.evaluate.every": 1000, "train.checkpoint_every": 1000},
+    )
