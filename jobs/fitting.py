@@ -22,6 +22,7 @@ from headrace.cluster.trainer import (
 from headrace.data.config import PoolSize
 from headrace.data.course import Course
 from headrace.data.split import Split
+from headrace.errors import UserError
 from headrace.recipe import Recipe
 from headrace.train.progress import newest_checkpoint, read_progress
 
@@ -52,14 +53,25 @@ def fitting(recipe: Recipe, run: Path, split: ray.ObjectRef[Split], cluster: dic
         cluster: resources by name.
 
     Raises:
-        UserError: the run does not fit the cluster.
+        UserError: the run does not fit the cluster, or its held-out samples do not give its metric.
         RunError: the run has a checkpoint, and it counts other samples or another order.
     """
     resources, pool = check_cluster(recipe, cluster)
     samples = ray.get(split)
+    _check_metric(recipe, samples)
     plan, agenda = plan_of(recipe, samples.training), agenda_of(recipe, len(samples.held_out))
     course = Course.of(samples, plan, agenda)
     read_progress(newest_checkpoint(run)).check_same_samples(course.manifest_digest, course.sequence)
     stream = partial(micro_batches, split, plan, agenda, pool, recipe.train.workers)
     trainer = partial(build_trainer, recipe, course, run, stream, resources)
     return partial(fit, trainer, recipe.train.restarts)
+
+
+def _check_metric(recipe: Recipe, split: Split) -> None:
+    """Check that the held-out samples can tell what checkpoints are compared by."""
+    evaluate = recipe.train.evaluate
+    if evaluate.every and evaluate.metric == "knn" and len(set(split.held_out.labels.tolist()) - {-1}) < 2:
+        raise UserError(
+            "--train.evaluate.metric knn needs held-out samples of two classes at least: label them with `jobs/pack.py "
+            "--metadata`, hold out more, or take --train.evaluate.metric loss"
+        )

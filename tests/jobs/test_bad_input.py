@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import ray
+from small_media import flat_image
 
 from headrace.errors import exit_with_sentence
 from jobs import evaluate, index, train
@@ -31,6 +32,11 @@ def empty_folder(folder: Path) -> None:
     folder.mkdir()
 
 
+def one_image(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "a.png").write_bytes(flat_image(7))
+
+
 def no_tar(folder: Path) -> None:
     folder.mkdir()
     (folder / "shard-000.tar").write_bytes(b"x" * 4096)
@@ -52,6 +58,13 @@ def outdated(folder: Path) -> None:
         (empty_folder, ["demo", "--data.source", "source"], "holds no .tar, no .zip, no video and no image"),
         (no_tar, ["demo", "--data.source", "source"], "is named .tar but is no tar archive"),
         (outdated, ["demo", "--data.source", "source"], "changed since it was indexed"),
+        (
+            one_image,
+            ["demo", "--data.source", "source", "--data.holdout", "0.0", "--data.validation", "source"],
+            "trained on",
+        ),
+        (None, ["demo", "--data.validation", "other"], "leave out one"),
+        (None, ["demo", "--train.evaluate.metric", "los"], "did you mean 'loss'"),
         (None, ["dmeo"], "there is no recipe 'dmeo': did you mean 'demo'?"),
         (
             None,

@@ -57,6 +57,21 @@ def test_groups_by_name() -> None:
     assert groups_of(manifest, "shard") == ["0.tar", "0.tar", "1.tar", "1.tar"]
 
 
+def test_both_sides_count_the_same_classes() -> None:
+    labels = [None, "cone", "barrier", "cone", "sign", None]
+    left = manifest_of([f"{number}.mp4" for number in range(6)], labels=labels)
+    right = manifest_of(["v0.mp4", "v1.mp4"], labels=["arrow", "sign"])
+    split = split_samples("left", [left], DataConfig(validation="right"), right)
+    assert split.training.classes == split.held_out.classes == ("arrow", "barrier", "cone", "sign")
+    assert split.training.labels.tolist() == [-1, 2, 1, 2, 3, -1]
+    assert split.held_out.labels.tolist() == [0, 3]
+    assert split.limited(1).held_out.classes == split.training.classes
+    assert "the 2 samples of" in str(split)
+    for holdout in (0.2, 0.5, 0.8):
+        sides = split_samples("left", [left], DataConfig(holdout=holdout))
+        assert sides.training.classes == sides.held_out.classes == ("barrier", "cone", "sign")
+
+
 def test_nothing_is_held_out_unless_asked_for() -> None:
     split = split_samples("/videos", [DRIVES], DataConfig())
     assert (len(split.training), len(split.held_out)) == (600, 0)
