@@ -130,6 +130,13 @@ class Ledger:
         return cls(samples, loss)  # type: ignore[arg-type]
 
 
+def evaluations(folder: Path) -> dict[int, dict[str, float]]:
+    """Return the scores of a run on its held-out samples, by step."""
+    records = [r for r in read_records(folder / "metrics.jsonl") if r["kind"] == "evaluation"]
+    assert {record["samples"] for record in records} == {3}
+    return {record["step"]: record["scores"] for record in records}  # type: ignore[misc]
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory, clip_bytes: list[bytes]) -> Path:
     folder = tmp_path_factory.mktemp("clips")
@@ -139,9 +146,18 @@ def source(tmp_path_factory: pytest.TempPathFactory, clip_bytes: list[bytes]) ->
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, source: Path) -> Path:
+def evaluated(tmp_path_factory: pytest.TempPathFactory, clip_bytes: list[bytes]) -> tuple[str, ...]:
+    """Return the options of a run that evaluates on three clips of its own, which no number of workers divides."""
+    folder = tmp_path_factory.mktemp("validation")
+    for number, data in enumerate(clip_bytes[:3]):
+        (folder / f"other{number}.mp4").write_bytes(data)
+    return ("--data.validation", str(folder), "--train.evaluate.every", "8")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, source: Path, evaluated: tuple[str, ...]) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "undisturbed"
-    said = finish(start(folder, source, "--train.workers", "2", "--data.decoders", "1"))
+    said = finish(start(folder, source, "--train.workers", "2", "--data.decoders", "1", *evaluated))
     assert "finished" in said
     assert "Traceback" not in said
     return folder
@@ -161,8 +177,10 @@ def test_every_position_is_consumed_once_and_the_run_is_documented(undisturbed: 
     }
 
 
-def test_a_killed_worker_costs_nothing_but_time(undisturbed: Path, source: Path, tmp_path: Path) -> None:
-    process = start(tmp_path / "run", source, "--train.workers", "2", "--data.decoders", "1")
+def test_a_killed_worker_costs_nothing_but_time(
+    undisturbed: Path, source: Path, evaluated: tuple[str, ...], tmp_path: Path
+) -> None:
+    process = start(tmp_path / "run", source, "--train.workers", "2", "--data.decoders", "1", *evaluated)
     wait_for_step(tmp_path / "run", 10)
     children(process, "ray::RayTrainWorker")[-1].send_signal(signal.SIGKILL)
     finish(process)
@@ -170,6 +188,10 @@ def test_a_killed_worker_costs_nothing_but_time(undisturbed: Path, source: Path,
     left, right = Ledger.of(undisturbed), Ledger.of(tmp_path / "run")
     assert left.samples == right.samples
     assert right.loss == pytest.approx(left.loss, rel=1e-5)
+    scores, again = evaluations(undisturbed), evaluations(tmp_path / "run")
+    assert sorted(again) == sorted(scores) == [8, 16, 24]
+    for step in scores:
+        assert again[step] == pytest.approx(scores[step], rel=1e-4)
 
 
 @pytest.mark.slow

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,8 +13,9 @@ import pytest
 
 pytest.importorskip("moto", reason="moto serves S3 for tests: pip install headrace[dev]")
 from faulty_s3 import ACCESS_KEY, SECRET, TOKEN, Faults, FaultyS3, put, serve_faulty_s3
-from test_train import Ledger, finish, start
+from test_train import ROOT, STEPS, Ledger, finish, start, wait_for_step
 
+from headrace.data import storage
 from headrace.observe.records import read_records
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -47,3 +52,35 @@ def test_a_run_over_a_faulty_server_has_the_ledger_of_one_from_the_disk(
     wrong = {kind: count for kind, count in server.done.items() if kind != "good"}
     assert sum(wrong.values()) > 20, wrong
     assert len(wrong) >= 5, wrong
+
+
+def test_a_run_whose_folder_is_lost_goes_on_from_its_checkpoints_in_s3(
+    server: FaultyS3, tmp_path: Path, clip_bytes: list[bytes]
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    for number, data in enumerate(clip_bytes):
+        (disk / f"clip{number}.mp4").write_bytes(data)
+    whole = tmp_path / "whole"
+    assert "finished" in finish(start(whole, disk, "--data.decoders", "1"))
+
+    server.faults = Faults(slow=0.05, unavailable=0.1, reset=0.05, slow_seconds=0.1)
+    process = start(tmp_path / "lost", disk, "--data.decoders", "1", "--train.checkpoints", "s3://clips/runs")
+    wait_for_step(tmp_path / "lost", 10)
+    process.send_signal(signal.SIGINT)
+    assert "stopped" in finish(process)
+    before = Ledger.of(tmp_path / "lost")
+    assert not (tmp_path / "lost" / "checkpoints").exists()
+    shutil.rmtree(tmp_path / "lost")
+
+    command = [sys.executable, str(ROOT / "jobs" / "train.py"), "--resume", "s3://clips/runs/lost", "--wandb", "off"]
+    command += ["--output", str(tmp_path / "found")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    after = Ledger.of(tmp_path / "found")
+    undisturbed = Ledger.of(whole)
+    assert before.samples | after.samples == undisturbed.samples
+    assert before.loss | after.loss == pytest.approx(undisturbed.loss, rel=1e-5)
+    assert max(before.loss) + 1 == min(after.loss)
+    names = {file.path.split("/")[1] for file in storage.list_files("s3://clips/runs/lost") if "/" in file.path}
+    assert f"step-{STEPS:08d}" in names
