@@ -21,6 +21,7 @@ from headrace.data.split import Split, split_samples
 from headrace.data.storage import StoredFile
 from headrace.demo import SCHEME, make_demo
 from headrace.errors import UserError
+from headrace.recipe import Recipe, replace_all
 
 SLOW_SHUFFLE = 4.0
 """Bytes that a full shuffle may read for each that it wants before a run says so."""
@@ -124,6 +125,15 @@ def open_sources(data: DataConfig) -> RunSource:
     if both:
         raise UserError(f"--data.validation names {min(both)!r}, which is trained on: name what training never sees")
     return RunSource(data, format_mixture(located), sources, validation)
+
+
+def open_for(recipe: Recipe) -> tuple[Recipe, RunSource]:
+    """Return the recipe with its sources' absolute locations, which mean the same anywhere, and the sources, checked."""
+    source = open_sources(recipe.data)
+    located = {"data.source": source.location}
+    if source.validation is not None:
+        located["data.validation"] = source.validation.location
+    return replace_all(recipe, located), source
 
 
 def locate_or_make(source: str) -> str:

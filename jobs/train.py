@@ -31,7 +31,7 @@ from headrace.observe.report import write_report
 from headrace.observe.tensorboard_log import TensorBoardLog
 from headrace.observe.wandb_log import WandbLog
 from headrace.observe.watch import recorded_bytes, watch
-from headrace.recipe import Recipe, replace_at, save_recipe
+from headrace.recipe import Recipe, save_recipe
 from headrace.train.evaluation import check_metric
 from headrace.train.progress import ELSEWHERE_FILE, newest_checkpoint
 from jobs import sources
@@ -48,10 +48,7 @@ def main(arguments: Sequence[str]) -> int:
         objective = recipe.model.build(recipe.augment.height, recipe.augment.width)
     metric = recipe.train.evaluate.metric
     check_metric(objective, metric, f"--train.evaluate.metric {metric}")
-    source = sources.open_sources(recipe.data)
-    recipe = replace_at(recipe, "data.source", source.location)
-    if source.validation is not None:
-        recipe = replace_at(recipe, "data.validation", source.validation.location)
+    recipe, source = sources.open_for(recipe)
     run = _open_run(recipe, options)
 
     workers = recipe.train.workers

@@ -45,7 +45,7 @@ from headrace.errors import RunError, UserError, did_you_mean, exit_with_sentenc
 from headrace.observe.figures import figure, one_line, plural
 from headrace.observe.report import write_report
 from headrace.observe.sweep_report import Tried, write_sweep_report
-from headrace.recipe import Recipe, replace_all, replace_at, save_recipe
+from headrace.recipe import Recipe, replace_all, save_recipe
 from headrace.train.evaluation import check_metric
 from jobs import sources
 from jobs.fitting import check_cluster, fitting
@@ -157,8 +157,7 @@ def main(arguments: Sequence[str]) -> int:
     sweep, goes_on = _sweep(arguments)
     _quiet()
     recipe, options = sweep.recipe, sweep.options
-    source = sources.open_sources(recipe.data)
-    recipe = replace_at(recipe, "data.source", source.location)
+    _, source = sources.open_for(recipe)
 
     at_once = options.concurrent or most_at_once(recipe, {"CPU": float(sources.cores())}, "cpu")
     least = recipe.train.workers + recipe.data.pool(spare_cpus=1).least
@@ -199,15 +198,15 @@ def _sweep(arguments: Sequence[str]) -> tuple[Sweep, bool]:
     base = replace_all(RECIPES[space.recipe](), space.settings)
     recipe, options = parse(rest, {name: lambda: base}, name, "tune.py [SPACE]", "Vary a recipe.", SweepOptions())
     folder = (options.sweep or Path("runs") / f"sweep-{name}-{time.strftime('%Y%m%d-%H%M%S')}").absolute()
-    sweep = Sweep(name, space, recipe, options, folder)
-    _check(sweep)
+    _check(Sweep(name, space, recipe, options, folder))
+    recipe, _ = sources.open_for(recipe)
     if (folder / SWEEP_FILE).exists():
         raise UserError(f"{str(folder)!r} holds a sweep already: choose another --sweep, or --resume {folder}")
     folder.mkdir(parents=True, exist_ok=True)
     save_recipe(recipe, folder / RECIPE_FILE)
     saved = {"space": name, "options": {key: value for key, value in asdict(options).items() if key != "sweep"}}
     (folder / SWEEP_FILE).write_text(json.dumps(saved, indent=2, default=str) + "\n")
-    return sweep, False
+    return Sweep(name, space, recipe, options, folder), False
 
 
 def _resumed(arguments: Sequence[str]) -> Sweep:
@@ -418,7 +417,7 @@ def _print(sweep: Sweep, known: Sequence[Tried], tried: Sequence[Tried]) -> None
     for trial in (*known, *unknown):
         values = (_value(trial.settings.get(path, "")) for path in paths)
         table.add_row(f"trial {trial.number}", *values, figure(trial.value), f"{trial.steps:,}", trial.note)
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 def run() -> None:

@@ -35,6 +35,8 @@ TRIALS = "trials"
 WORST = 1e12
 """What a trial reports of a metric that is not a number, on the bad side: schedulers and searches know no NaN."""
 
+RECENT_STEPS = 10
+
 _POLL_SECONDS = 0.2
 _PATIENCE_SECONDS = 20.0
 
@@ -111,10 +113,10 @@ class Trial(tune.Trainable):
                     self._log.see(record, self._history)
             if over is not None:
                 return self._final_report(over)
-            saved = self._history.checkpoints[-1]["step"] if self._history.checkpoints else 0
-            if self._told < saved < self._recipe.train.steps:
-                self._told = saved
-                return self._report(saved)
+            due = self._due()
+            if self._told < due < self._recipe.train.steps:
+                self._told = due
+                return self._report(due)
             time.sleep(_POLL_SECONDS)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
@@ -149,15 +151,24 @@ class Trial(tune.Trainable):
         self._follower = Follower(run / METRICS_FILE)
         for record in self._follower.poll():
             self._history.add(record)
-        self._told = self._history.checkpoints[-1]["step"] if self._history.checkpoints else 0
+        self._told = self._due()
         if self._wandb:
             self._log = WandbLog(run, asdict(self._recipe), f"{self.trial_id}-{generation}", self._sweep.name)
         return run
+
+    def _due(self) -> int:
+        """Return the newest step that can be reported: it has a checkpoint and, if its scores count, was evaluated."""
+        saved = [record["step"] for record in self._history.checkpoints]
+        if self._metric.startswith("held_out/"):
+            evaluated = {record["step"] for record in self._history.evaluations}
+            saved = [step for step in saved if step in evaluated]
+        return max(saved, default=0)
 
     def _report(self, step: int) -> dict[str, Any]:
         """Return what the trial reports of its checkpoint of a step."""
         steps = [record for record in self._since if record["step"] <= step]
         self._since = self._since[len(steps) :]
+        steps = steps or list(self._history.steps)[-RECENT_STEPS:]  # of a run that was over when it was begun again
         found = {name: _mean(steps, name) for name in ("loss", "clips_per_second", "wait_share", "mfu")}
         evaluated = [record for record in self._history.evaluations if record["step"] <= step]
         if evaluated:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 import re
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 from headrace.cluster.prometheus_log import PrometheusLog
 from headrace.observe.history import History
 from headrace.observe.records import Record
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
@@ -62,3 +65,17 @@ def test_every_figure_of_a_run_is_a_gauge(gauges: dict[str, Any], tmp_path: Path
     assert {name: gauges[f"headrace_{name}"][("run-1",)] for name in expected} == expected
     assert math.isnan(gauges["headrace_loss"][("run-1",)])
     assert gauges["headrace_extra"] == {("run-1", "std"): 0.9}
+
+
+def test_the_grafana_dashboard_shows_figures_that_exist(gauges: dict[str, Any], tmp_path: Path) -> None:
+    """And nearly all of them."""
+    PrometheusLog(tmp_path / "run")
+    dashboard = json.loads((ROOT / "deploy" / "grafana" / "headrace.json").read_text())
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    shown = {name for expression in asked for name in re.findall(r"ray_(headrace_\w+)", expression)}
+    assert shown - gauges.keys() == set()
+    assert gauges.keys() - shown == set()
+    assert all('run=~"$run"' in expression for expression in asked)
+    places = [panel["gridPos"] for panel in dashboard["panels"]]
+    cells = [(x, y) for p in places for x in range(p["x"], p["x"] + p["w"]) for y in range(p["y"], p["y"] + p["h"])]
+    assert len(cells) == len(set(cells)), "panels overlap"
