@@ -128,7 +128,7 @@ def open_sources(data: DataConfig) -> RunSource:
 
 
 def open_for(recipe: Recipe) -> tuple[Recipe, RunSource]:
-    """Return the recipe with its sources' absolute locations, which mean the same anywhere, and the sources, checked."""
+    """Return the recipe with its sources' absolute locations, which mean the same anywhere, and these, checked."""
     source = open_sources(recipe.data)
     located = {"data.source": source.location}
     if source.validation is not None:
