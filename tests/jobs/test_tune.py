@@ -23,13 +23,13 @@ from test_train import TINY as TINY_OPTIONS
 
 from headrace.cluster.launch import ray_cluster
 from headrace.cluster.space import Space
-from headrace.cluster.sweep import TRIALS, Trial
+from headrace.cluster.sweep import TRIALS
+from headrace.cluster.tuner import Sweep, SweepOptions, build_tuner
 from headrace.errors import UserError
 from headrace.recipe import load_recipe, replace_all
 from headrace.train.progress import complete_checkpoints, read_progress
 from jobs import tune as job
 from jobs.recipes import RECIPES
-from jobs.tune import ON_HEAD, Sweep, SweepOptions
 
 TOY = Space("tiny", {"optim.lr": tune.uniform(0.01, 1.0)}, "loss")
 TOY_RECIPE = replace_all(TINY, {"train.steps": 60, "train.checkpoint_every": 15})
@@ -72,18 +72,9 @@ def cluster() -> Iterator[None]:
 
 
 def toy_sweep(folder: Path, **options: Any) -> tuple[Sweep, tune.ResultGrid]:
-    sweep = Sweep("toy", TOY, TOY_RECIPE, SweepOptions(**options), folder)
-    trial = tune.with_parameters(
-        Trial,
-        recipe=TOY_RECIPE,
-        sweep=folder,
-        split=[ray.put(None)],
-        prepare=toy_runs.prepare,
-        cluster={},
-        metric="loss",
-        wandb=False,
-    )
-    return sweep, job._tuner(sweep, tune.with_resources(trial, ON_HEAD), 4, goes_on=False).fit()
+    sweep = Sweep("toy", TOY, TOY_RECIPE, SweepOptions(**options, wandb="off"), folder)
+    given = {"split": [ray.put(None)], "prepare": toy_runs.prepare, "cluster": {}}
+    return sweep, build_tuner(sweep, 4, goes_on=False, **given).fit()
 
 
 def best_of(results: tune.ResultGrid) -> float:
