@@ -32,10 +32,10 @@ from rich.table import Table
 
 from headrace.cli import RECIPE_FILE, parse, saved_recipe
 from headrace.cluster.launch import ray_cluster
-from headrace.cluster.space import check_space, derive, lower_is_better
+from headrace.cluster.space import check_exchange, check_space, derive, lower_is_better
 from headrace.cluster.sweep import WORST, most_at_once, share_of
 from headrace.cluster.trainer import resources_for
-from headrace.cluster.tuner import PAUSES, TUNE, Sweep, SweepOptions, build_tuner, value_text
+from headrace.cluster.tuner import EXCHANGES, PAUSES, TUNE, Sweep, SweepOptions, build_tuner, value_text
 from headrace.errors import RunError, UserError, did_you_mean, exit_with_sentence
 from headrace.observe.figures import figure, one_line, plural
 from headrace.observe.report import write_report
@@ -133,12 +133,21 @@ def _check(sweep: Sweep) -> None:
         raise UserError(f"--metric {sweep.metric}: {did_you_mean(sweep.metric, (*MEASURED, 'held_out/loss'))}")
     if recipe.train.checkpoints is not None and options.scheduler in PAUSES:
         raise UserError(f"--scheduler {options.scheduler} hands checkpoints on: leave out --train.checkpoints")
-    reports = recipe.train.steps // recipe.train.checkpoint_every
-    if options.scheduler != "none" and reports < 2:
+    if options.scheduler in EXCHANGES:
+        check_exchange(recipe, sweep.space.parameters, ranges=options.scheduler == "pb2")
+    _check_reports(sweep)
+
+
+def _check_reports(sweep: Sweep) -> None:
+    """Check that trials can be compared before they end."""
+    train, options = sweep.recipe.train, sweep.options
+    every, setting = train.checkpoint_every, "--train.checkpoint-every"
+    if sweep.metric.startswith("held_out/"):
+        every, setting = train.evaluate.every, "--train.evaluate.every"
+    if options.scheduler != "none" and train.steps < 2 * every:
         raise UserError(
-            f"a trial reports at each checkpoint, and --scheduler {options.scheduler} wants to compare trials before "
-            f"their last step: lower --train.checkpoint-every ({recipe.train.checkpoint_every}), or take "
-            f"--scheduler none"
+            f"--scheduler {options.scheduler} compares trials before their last step, which is {train.steps}: lower "
+            f"{setting} ({every}), or take --scheduler none"
         )
 
 

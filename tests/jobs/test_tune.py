@@ -46,10 +46,10 @@ TOY_RECIPE = replace_all(TINY, {"train.steps": 60, "train.checkpoint_every": 15}
         (["demo", "--metric", "held_out/lss"], "--metric held_out/lss: .*did you mean 'loss'"),
         (["demo", "--metric", "lss"], "did you mean 'loss'"),
         (["demo", "--train.evaluate.every", "0"], "say --train.evaluate.every N"),
-        (
-            ["demo", "--train.checkpoint-every", "200"],
-            "lower --train.checkpoint-every",
-        ),
+        (["demo", "--train.evaluate.every", "200"], "lower --train.evaluate.every"),
+        (["demo", "--metric", "loss", "--train.checkpoint-every", "200"], "lower --train.checkpoint-every"),
+        (["demo", "--scheduler", "pb2"], "optim.clip_norm is none|needs sklearn"),
+        (["feeding", "--scheduler", "pbt"], "data.decoders decides which samples come when"),
         (["--resume", "nowhere"], "is no sweep"),
     ],
 )

@@ -9,14 +9,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from pydantic import TypeAdapter, ValidationError
-from ray.tune.search.sample import Categorical, Domain
+from ray.tune.search.sample import Categorical, Domain, Float, Integer
 
 from headrace.errors import UserError
 from headrace.recipe import Recipe, replace_all
 
 DRAWS = 64
 """Recipes that are drawn to see whether a space holds impossible ones."""
+
+SHAPE_DRAWS = 4
+
+FIXED = ("seed", "train.steps", "train.global_batch", "train.micro_batch")
+"""What a run cannot change on its way, beside `data`."""
 
 SAMPLES = ("source", "column", "holdout", "validation", "group_by", "weights", "without_replacement")
 """Fields of `data` that say which samples there are: a sweep compares recipes on the same ones."""
@@ -81,6 +87,38 @@ def check_space(recipe: Recipe, parameters: Mapping[str, Domain], *, grid: bool 
         except UserError as error:
             settings = ", ".join(f"{path} {_plain(value)}" for path, value in drawn.items())
             raise UserError(f"the space holds recipes that cannot be: {settings}: {error}") from error
+
+
+def check_exchange(recipe: Recipe, parameters: Mapping[str, Domain], *, ranges: bool) -> None:
+    """Check that a trial can go on from another's checkpoint, whatever settings both have.
+
+    Args:
+        recipe: from which trials are derived.
+        parameters: what is drawn.
+        ranges: whether all must be ranges of numbers.
+
+    Raises:
+        UserError: a setting decides which samples come when, or which weights there are; or is no range.
+    """
+    draws = np.random.RandomState(0)
+    shapes = _shapes(recipe)
+    for path, domain in parameters.items():
+        if path.startswith("data.") or path in FIXED:
+            raise UserError(f"{path} decides which samples come when: a run cannot go on with another value of it")
+        if ranges and not isinstance(domain, (Float, Integer)):
+            raise UserError(f"--scheduler pb2 moves within ranges, and {path} is none: use pbt, or tune.uniform")
+        for _ in range(SHAPE_DRAWS):
+            value = domain.sample(random_state=draws)
+            if _shapes(derive(recipe, {path: value})) != shapes:
+                raise UserError(
+                    f"{path} decides which weights there are, so a run cannot go on with another value of it"
+                )
+
+
+def _shapes(recipe: Recipe) -> dict[str, torch.Size]:
+    with torch.device("meta"):
+        objective = recipe.model.build(recipe.augment.height, recipe.augment.width)
+    return {name: value.shape for name, value in objective.state_dict().items()}
 
 
 def _type_at(recipe: Recipe, path: str) -> Any:

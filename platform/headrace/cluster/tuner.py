@@ -33,8 +33,8 @@ ON_HEAD = {"CPU": 0.0, "node:__internal_head__": 0.001}
 """What a trial takes for itself: a place on the head. Its workers and decoders ask for theirs."""
 
 _NEEDS = {"optuna": ("optuna",), "bohb": ("hpbandster", "ConfigSpace"), "pb2": ("sklearn",)}
-_EXCHANGES = ("pbt", "pb2")
-PAUSES = (*_EXCHANGES, "bohb")
+EXCHANGES = ("pbt", "pb2")
+PAUSES = (*EXCHANGES, "bohb")
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class SweepOptions(RecipeOptions):
                 raise UserError(f"--{name} must be at least 0, got {getattr(self, name)}")
         if self.search == "bohb" and self.scheduler not in ("asha", "none"):
             raise UserError(f"--search bohb brings a scheduler of its own: leave out --scheduler {self.scheduler}")
-        if self.scheduler in _EXCHANGES and self.trials < 2:
+        if self.scheduler in EXCHANGES and self.trials < 2:
             raise UserError(f"--scheduler {self.scheduler} exchanges settings between trials: it needs 2 at least")
         for asked in {self.search, self.scheduler} & _NEEDS.keys():
             missing = [name for name in _NEEDS[asked] if importlib.util.find_spec(name) is None]
@@ -139,7 +139,7 @@ def build_tuner(sweep: Sweep, at_once: int, *, goes_on: bool, **of_trials: Any) 
     space: dict[str, Any] = dict(sweep.space.parameters)
     if options.search == "grid":
         space = {path: tune.grid_search(list(domain.categories)) for path, domain in sweep.space.parameters.items()}  # type: ignore[attr-defined]
-    pauses = options.scheduler in _EXCHANGES or options.search == "bohb"
+    pauses = options.scheduler in EXCHANGES or options.search == "bohb"
     return tune.Tuner(
         trial,
         param_space=space,
@@ -164,7 +164,7 @@ def build_tuner(sweep: Sweep, at_once: int, *, goes_on: bool, **of_trials: Any) 
 
 
 def _search(options: SweepOptions) -> Searcher | BasicVariantGenerator:
-    if options.scheduler in _EXCHANGES or options.search in ("random", "grid"):
+    if options.scheduler in EXCHANGES or options.search in ("random", "grid"):
         return BasicVariantGenerator(random_state=options.draw_seed)
     if options.search == "bohb":
         from ray.tune.search.bohb import TuneBOHB

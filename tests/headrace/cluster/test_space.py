@@ -9,7 +9,7 @@ import pytest
 from ray import tune
 from small_recipe import TINY
 
-from headrace.cluster.space import check_space, derive, lower_is_better
+from headrace.cluster.space import check_exchange, check_space, derive, lower_is_better
 from headrace.cluster.sweep import most_at_once, share_of
 from headrace.errors import UserError
 from headrace.recipe import replace_all, replace_at
@@ -60,6 +60,20 @@ def test_what_belongs_together_is_replaced_together() -> None:
 def test_what_cannot_be_varied_is_refused(parameters: dict[str, Any], complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
         check_space(TINY, parameters)
+
+
+def test_what_a_run_cannot_change_on_its_way() -> None:
+    momentum = {"optim.lr": tune.uniform(0.1, 0.2), "model.momentum": tune.choice([(0.9, 1.0)])}
+    check_exchange(TINY, momentum, ranges=False)
+    for path, domain in {
+        "model.width": tune.choice([16, 32]),
+        "train.micro_batch": tune.choice([2, 4]),
+        "seed": tune.randint(0, 9),
+    }.items():
+        with pytest.raises(UserError, match=f"{path} decides which"):
+            check_exchange(TINY, {path: domain}, ranges=False)
+    with pytest.raises(UserError, match="moves within ranges"):
+        check_exchange(TINY, {"optim.lr": tune.choice([0.1, 0.2])}, ranges=True)
 
 
 def test_a_grid_needs_values_that_can_be_counted() -> None:
