@@ -89,11 +89,11 @@ def finish(process: subprocess.Popen[str]) -> str:
     return said
 
 
-def wait_for_step(folder: Path, step: int) -> None:
+def wait_for_step(folder: Path, step: int, kind: str = "step") -> None:
     deadline = time.monotonic() + 180
     while time.monotonic() < deadline:
         records = read_records(folder / "metrics.jsonl")
-        if any(record["kind"] == "step" and record["step"] >= step for record in records):
+        if any(record["kind"] == kind and record["step"] >= step for record in records):  # type: ignore[typeddict-item]
             return
         time.sleep(0.05)
     raise AssertionError(f"step {step} did not come")
@@ -181,10 +181,11 @@ def test_a_killed_worker_costs_nothing_but_time(
     undisturbed: Path, source: Path, evaluated: tuple[str, ...], tmp_path: Path
 ) -> None:
     process = start(tmp_path / "run", source, "--train.workers", "2", "--data.decoders", "1", *evaluated)
-    wait_for_step(tmp_path / "run", 10)
+    wait_for_step(tmp_path / "run", 8, "checkpoint")
     children(process, "ray::RayTrainWorker")[-1].send_signal(signal.SIGKILL)
     finish(process)
-    assert [r["step"] for r in read_records(tmp_path / "run" / "metrics.jsonl") if r["kind"] == "restart"] == [8]
+    [restart] = [r for r in read_records(tmp_path / "run" / "metrics.jsonl") if r["kind"] == "restart"]
+    assert restart["step"] in (8, 16), "from the newest checkpoint, which is written while training goes on"
     left, right = Ledger.of(undisturbed), Ledger.of(tmp_path / "run")
     assert left.samples == right.samples
     assert right.loss == pytest.approx(left.loss, rel=1e-5)

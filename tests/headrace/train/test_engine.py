@@ -44,6 +44,9 @@ class Attends(Objective):
         read = F.scaled_dot_product_attention(hidden[:, None], hidden[:, None], hidden[:, None])[:, 0]
         return self.down(read).mean(), {}
 
+    def score(self, batch):  # type: ignore[no-untyped-def]
+        raise NotImplementedError
+
     def features(self, pixels):  # type: ignore[no-untyped-def]
         raise NotImplementedError
 
