@@ -32,15 +32,16 @@ from rich.table import Table
 
 from headrace.cli import RECIPE_FILE, parse, saved_recipe
 from headrace.cluster.launch import ray_cluster
-from headrace.cluster.space import check_exchange, check_space, derive, lower_is_better
+from headrace.cluster.space import check_exchange, check_space, derive
 from headrace.cluster.sweep import WORST, most_at_once, share_of
 from headrace.cluster.trainer import resources_for
-from headrace.cluster.tuner import EXCHANGES, PAUSES, TUNE, Sweep, SweepOptions, build_tuner, value_text
+from headrace.cluster.tuner import EXCHANGES, TUNE, Sweep, SweepOptions, build_tuner, value_text
 from headrace.errors import RunError, UserError, did_you_mean, exit_with_sentence
 from headrace.observe.figures import figure, one_line, plural
 from headrace.observe.report import write_report
-from headrace.observe.sweep_report import Tried, write_sweep_report
+from headrace.observe.sweep_report import Tried, ranked, write_sweep_report
 from headrace.recipe import replace_all, save_recipe
+from headrace.train.config import lower_is_better
 from headrace.train.evaluation import check_metric
 from jobs import sources
 from jobs.fitting import check_cluster, fitting
@@ -131,8 +132,9 @@ def _check(sweep: Sweep) -> None:
         check_metric(objective, name, f"--metric {sweep.metric}")
     elif sweep.metric not in MEASURED:
         raise UserError(f"--metric {sweep.metric}: {did_you_mean(sweep.metric, (*MEASURED, 'held_out/loss'))}")
-    if recipe.train.checkpoints is not None and options.scheduler in PAUSES:
-        raise UserError(f"--scheduler {options.scheduler} hands checkpoints on: leave out --train.checkpoints")
+    if recipe.train.checkpoints is not None and options.hands_on:
+        name = "--search bohb" if options.search == "bohb" else f"--scheduler {options.scheduler}"
+        raise UserError(f"{name} hands checkpoints on: leave out --train.checkpoints")
     if options.scheduler in EXCHANGES:
         check_exchange(recipe, sweep.space.parameters, ranges=options.scheduler == "pb2")
     _check_reports(sweep)
@@ -154,12 +156,12 @@ def _check_reports(sweep: Sweep) -> None:
 def _end(sweep: Sweep, results: tune.ResultGrid) -> int:
     """Print the table, write the report and the best recipe."""
     tried = [_tried(sweep, number + 1, results[number]) for number in range(len(results))]
-    known = [trial for trial in tried if math.isfinite(trial.value)]
-    known.sort(key=lambda trial: trial.value, reverse=not lower_is_better(sweep.metric))
+    lower = lower_is_better(sweep.metric)
+    known = ranked(tried, lower)
     for trial in tried:
         with contextlib.suppress(UserError):  # one that never began has no folder
             write_report(Path(trial.run))
-    report = write_sweep_report(sweep.folder, sweep.name, sweep.metric, tried, lower_is_better(sweep.metric))
+    report = write_sweep_report(sweep.folder, sweep.name, sweep.metric, tried, lower)
     _print(sweep, known, tried)
     print(f"report: {report}")
     if not known:

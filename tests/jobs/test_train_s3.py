@@ -29,13 +29,18 @@ def server(tmp_path: Path, clip_bytes: list[bytes]) -> Iterator[FaultyS3]:
         yield server
 
 
-def test_a_run_over_a_faulty_server_has_the_ledger_of_one_from_the_disk(
-    server: FaultyS3, tmp_path: Path, clip_bytes: list[bytes]
-) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
+@pytest.fixture
+def disk(tmp_path: Path, clip_bytes: list[bytes]) -> Path:
+    folder = tmp_path / "disk"
+    folder.mkdir()
     for number, data in enumerate(clip_bytes):
-        (disk / f"clip{number}.mp4").write_bytes(data)
+        (folder / f"clip{number}.mp4").write_bytes(data)
+    return folder
+
+
+def test_a_run_over_a_faulty_server_has_the_ledger_of_one_from_the_disk(
+    server: FaultyS3, tmp_path: Path, disk: Path
+) -> None:
     server.faults = Faults(slow=0.05, unavailable=0.1, internal=0.05, reset=0.1, cut=0.1, short=0.1, slow_seconds=0.1)
     runs = {}
     for name, source in {"disk": disk, "s3": "s3://clips/street"}.items():
@@ -55,12 +60,8 @@ def test_a_run_over_a_faulty_server_has_the_ledger_of_one_from_the_disk(
 
 
 def test_a_run_whose_folder_is_lost_goes_on_from_its_checkpoints_in_s3(
-    server: FaultyS3, tmp_path: Path, clip_bytes: list[bytes]
+    server: FaultyS3, tmp_path: Path, disk: Path
 ) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    for number, data in enumerate(clip_bytes):
-        (disk / f"clip{number}.mp4").write_bytes(data)
     whole = tmp_path / "whole"
     assert "finished" in finish(start(whole, disk, "--data.decoders", "1"))
 

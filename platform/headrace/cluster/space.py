@@ -45,11 +45,6 @@ class Space:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-def lower_is_better(metric: str) -> bool:
-    """Say in which direction a metric is good: of what ends in loss the lower value is better, else the higher."""
-    return metric.endswith("loss")
-
-
 def derive(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     """Return the recipe with the values that a trial was given.
 

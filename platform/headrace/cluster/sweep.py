@@ -23,12 +23,13 @@ from ray import tune
 
 from headrace.cli import RECIPE_FILE
 from headrace.cluster.launch import Behind, Outcome
-from headrace.cluster.space import derive, lower_is_better
+from headrace.cluster.space import derive
 from headrace.data.split import Split
 from headrace.observe.history import History
 from headrace.observe.records import METRICS_FILE, Follower, StepRecord, number
 from headrace.observe.wandb_log import WandbLog
 from headrace.recipe import Recipe, save_recipe
+from headrace.train.config import lower_is_better
 from headrace.train.progress import CHECKPOINTS, STOP_FILE, newest_checkpoint
 
 TRIALS = "trials"

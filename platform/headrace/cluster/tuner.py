@@ -20,11 +20,12 @@ from ray.tune import schedulers
 from ray.tune.search import BasicVariantGenerator, Searcher
 
 from headrace.cli import RecipeOptions
-from headrace.cluster.space import Space, lower_is_better
+from headrace.cluster.space import Space
 from headrace.cluster.sweep import WORST, Trial
 from headrace.errors import UserError
 from headrace.observe.figures import figure, one_line
 from headrace.recipe import Recipe
+from headrace.train.config import lower_is_better
 
 TUNE = "tune"
 """Folder of what Ray Tune remembers, in a sweep's."""
@@ -34,7 +35,6 @@ ON_HEAD = {"CPU": 0.0, "node:__internal_head__": 0.001}
 
 _NEEDS = {"optuna": ("optuna",), "bohb": ("hpbandster", "ConfigSpace"), "pb2": ("sklearn",)}
 EXCHANGES = ("pbt", "pb2")
-PAUSES = (*EXCHANGES, "bohb")
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class SweepOptions(RecipeOptions):
     """How the settings are drawn, and which trials go on."""
 
     trials: int = 16
-    """Trials in all; of pbt and pb2 the size of the population. --search grid tries all combinations, so often."""
+    """Trials in all; of pbt and pb2 the size of the population. --search grid tries all combinations, once."""
 
     scheduler: Literal["asha", "median", "pbt", "pb2", "none"] = "asha"
     """asha: of those that got as far, the better third goes on. median: whoever is worse than the median ends. pbt,
@@ -84,10 +84,16 @@ class SweepOptions(RecipeOptions):
             raise UserError(f"--search bohb brings a scheduler of its own: leave out --scheduler {self.scheduler}")
         if self.scheduler in EXCHANGES and self.trials < 2:
             raise UserError(f"--scheduler {self.scheduler} exchanges settings between trials: it needs 2 at least")
-        for asked in {self.search, self.scheduler} & _NEEDS.keys():
+        draws = set() if self.scheduler in EXCHANGES else {self.search}  # those draw for themselves
+        for asked in ({self.scheduler} | draws) & _NEEDS.keys():
             missing = [name for name in _NEEDS[asked] if importlib.util.find_spec(name) is None]
             if missing:
                 raise UserError(f"{asked} needs {' and '.join(missing)}: pip install 'headrace[tune]'")
+
+    @property
+    def hands_on(self) -> bool:
+        """Whether Tune keeps checkpoints of trials, for others or for when they go on."""
+        return self.scheduler in EXCHANGES or self.search == "bohb"
 
 
 @dataclass(frozen=True)
@@ -139,7 +145,6 @@ def build_tuner(sweep: Sweep, at_once: int, *, goes_on: bool, **of_trials: Any) 
     space: dict[str, Any] = dict(sweep.space.parameters)
     if options.search == "grid":
         space = {path: tune.grid_search(list(domain.categories)) for path, domain in sweep.space.parameters.items()}  # type: ignore[attr-defined]
-    pauses = options.scheduler in EXCHANGES or options.search == "bohb"
     return tune.Tuner(
         trial,
         param_space=space,
@@ -158,7 +163,7 @@ def build_tuner(sweep: Sweep, at_once: int, *, goes_on: bool, **of_trials: Any) 
             verbose=0,
             callbacks=[Lines(sweep)],
             failure_config=tune.FailureConfig(max_failures=options.retries),
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=2, checkpoint_frequency=1 if pauses else 0),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=2, checkpoint_frequency=int(options.hands_on)),
         ),
     )
 

@@ -88,7 +88,12 @@ class EvaluateConfig:
         """Say whether one value of the metric is better than another; NaN never is."""
         if math.isnan(one) or math.isnan(other):
             return not math.isnan(one)
-        return one < other if self.metric.endswith("loss") else one > other
+        return one < other if lower_is_better(self.metric) else one > other
+
+
+def lower_is_better(metric: str) -> bool:
+    """Say in which direction a metric is good: of what ends in loss the lower value is better, else the higher."""
+    return metric.endswith("loss")
 
 
 @dataclass(frozen=True)
@@ -205,8 +210,3 @@ class TrainConfig:
     def accumulate(self) -> int:
         """Micro-batches that each worker adds up before an optimizer step."""
         return self.global_batch // (self.workers * self.micro_batch)
-
-    @property
-    def micro_batches(self) -> int:
-        """Micro-batches of the whole run, over all workers."""
-        return self.steps * self.global_batch // self.micro_batch

@@ -9,10 +9,11 @@ import pytest
 from ray import tune
 from small_recipe import TINY
 
-from headrace.cluster.space import check_exchange, check_space, derive, lower_is_better
+from headrace.cluster.space import check_exchange, check_space, derive
 from headrace.cluster.sweep import most_at_once, share_of
 from headrace.errors import UserError
 from headrace.recipe import replace_all, replace_at
+from headrace.train.config import lower_is_better
 from jobs.recipes import RECIPES
 from tune_spaces import SPACES
 
