@@ -82,6 +82,7 @@ def micro_batches(
         compute=actors,
         num_cpus=1,
         num_gpus=plan.data.decoder_gpus,
+        resources={name: 1.0} if (name := plan.data.decoder_resource) else None,
         memory=0,  # else Ray sets it to the size of a block, and nodes that name no memory are never asked for
     )
     return decoded

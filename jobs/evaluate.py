@@ -95,7 +95,7 @@ def main(arguments: Sequence[str]) -> int:
     encoders = {"random weights": _encoder(recipe, None, device)}
     encoders |= {f"step {step:,}": _encoder(recipe, path, device) for step, path in checkpoints.items()}
     decoders = options.decoders or cores()
-    with ray_cluster(cpus=decoders, dashboard=False):
+    with ray_cluster(decoders, dashboard=False, resource=recipe.data.decoder_resource):
         train, test = _sides(fit, score, options.limit)
         encode = partial(_encode, recipe=recipe, encoders=encoders, batch=options.batch, decoders=decoders)
         fitted, scored = encode(train), encode(test)

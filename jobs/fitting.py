@@ -38,7 +38,10 @@ def check_cluster(recipe: Recipe, cluster: dict[str, float]) -> tuple[Resources,
         UserError: the run does not fit the cluster.
     """
     resources = resources_for(recipe, cluster)
-    pool = recipe.data.pool(spare_cpus=spare_cpus(resources, cluster))
+    resource = recipe.data.decoder_resource
+    if resource and resource not in cluster:
+        print(f"no node has {resource!r} yet: training begins when the cluster's autoscaler brings one", flush=True)
+    pool = recipe.data.pool(spare_cpus=spare_cpus(resources, cluster, resource))
     check_room(recipe, resources, pool, cluster)
     return resources, pool
 

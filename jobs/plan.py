@@ -282,7 +282,8 @@ def worker_groups(needs: Needs, node_cpus: int, node_gpus: int) -> str:
     gpus = f", GPU: {per_node}" if needs.machine.device == "cuda" else ""
     return f"""\
 # {plural(workers, "worker")} at {figure(needs.demand)} clips/s, {milliseconds(needs.decode_seconds)} of CPU a clip.
-# Run with --data.decoders 1..{decoders}: nodes that decode come when training waits, and go when they are idle.
+# Run with --data.decoders 1..{decoders} --data.decoder-resource decode: nodes that decode come when training waits, and
+# go when they are idle.
 available_node_types:
   trainer:
     min_workers: 0
@@ -292,7 +293,7 @@ available_node_types:
   decoder:
     min_workers: 0
     max_workers: {-(-decoders // node_cpus)}
-    resources: {{CPU: {node_cpus}}}
+    resources: {{CPU: {node_cpus}, decode: {node_cpus}}}
     node_config: {{}}
 """
 

@@ -53,7 +53,8 @@ def main(arguments: Sequence[str]) -> int:
 
     workers = recipe.train.workers
     asked = recipe.data.pool(spare_cpus=sources.cores() - workers)
-    with ray_cluster(cpus=workers + asked.most, dashboard=options.dashboard) as cluster:
+    cpus, resource = workers + asked.most, recipe.data.decoder_resource
+    with ray_cluster(cpus, options.dashboard, resource) as cluster:
         check_cluster(recipe, cluster)
         split = source.split().limited(recipe.train.evaluate.samples)
         sources.say_slow_shuffle(split.training, recipe.data.shuffle)

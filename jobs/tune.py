@@ -61,13 +61,13 @@ def main(arguments: Sequence[str]) -> int:
 
     at_once = options.concurrent or most_at_once(recipe, {"CPU": float(sources.cores())}, "cpu")
     least = recipe.train.workers + recipe.data.pool(spare_cpus=1).least
-    with ray_cluster(cpus=at_once * least, dashboard=options.dashboard) as cluster:
+    with ray_cluster(at_once * least, options.dashboard, recipe.data.decoder_resource) as cluster:
         at_once = options.concurrent or most_at_once(recipe, cluster, resources_for(recipe, cluster).device)
-        at_once = min(at_once, options.trials)
+        at_once = min(at_once, sweep.trials)
         share = share_of(cluster, at_once)
         check_cluster(recipe, share)
         split = source.split().limited(recipe.train.evaluate.samples)
-        print(f"{sweep.folder}: {plural(options.trials, 'trial')}, {at_once} at once, by {sweep.metric}", flush=True)
+        print(f"{sweep.folder}: {plural(sweep.trials, 'trial')}, {at_once} at once, by {sweep.metric}", flush=True)
         tuner = build_tuner(sweep, at_once, goes_on=goes_on, split=[ray.put(split)], prepare=fitting, cluster=share)
         results = tuner.fit()
     return _end(sweep, results)

@@ -1,7 +1,9 @@
-"""Decode nodes come when the trainers starve and go when they are idle: a run on Ray's fake multi-node provider."""
+"""Decode nodes come when the trainers starve, go when they are idle, and may be lost: runs on Ray's fake multi-node
+provider."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -11,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -50,13 +53,24 @@ MODEL = [str(word) for option in SMALL.items() for word in option]
 
 NODES = """
 import json, ray
+from ray._private.state import available_resources_per_node
 ray.init(log_to_driver=False, logging_level="ERROR")
-print(json.dumps([node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]))
+free = available_resources_per_node()
+nodes = [
+    {
+        "id": node["NodeID"],
+        "cpus": node["Resources"].get("CPU", 0),
+        "decodes": "decode" in node["Resources"],
+        "free": free.get(node["NodeID"], {}).get("CPU", 0),
+    }
+    for node in ray.nodes() if node["Alive"]
+]
+print(json.dumps(nodes))
 """
 
 
 class Cluster:
-    """A head that trains and decodes a little, and an autoscaler that may bring three nodes of two CPUs that decode."""
+    """A head that trains, and an autoscaler that may bring three nodes of two CPUs that decode."""
 
     def __init__(self, folder: Path) -> None:
         self.seconds = folder / "seconds"
@@ -77,7 +91,12 @@ class Cluster:
             "auth": {"ssh_user": "ubuntu"},
             "available_node_types": {
                 "ray.head.default": {"resources": {"CPU": 2}, "node_config": {}, "max_workers": 0},
-                "decoder": {"resources": {"CPU": 2}, "node_config": {}, "min_workers": 0, "max_workers": 3},
+                "decoder": {
+                    "resources": {"CPU": 2, "decode": 2},
+                    "node_config": {},
+                    "min_workers": 0,
+                    "max_workers": 3,
+                },
             },
             "head_node_type": "ray.head.default",
             "docker": {},
@@ -96,6 +115,7 @@ class Cluster:
             "RAY_AUTH_MODE": "disabled",  # on one machine, for as long as the test takes
             "RAY_FAKE_CLUSTER": "1",
             "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+            "AUTOSCALER_HEARTBEAT_TIMEOUT_S": "10",
             "RAY_enable_autoscaler_v2": "0",
         }
         self.environment["RAY_ADDRESS"] = f"127.0.0.1:{self.port}"
@@ -119,6 +139,25 @@ class Cluster:
 
     def node_cpus(self) -> list[float]:
         """Return the CPUs of each node that is alive."""
+        return [node["cpus"] for node in self.nodes()]
+
+    def decode_nodes(self) -> list[str]:
+        """Return the nodes that have the resource for it."""
+        return [node["id"] for node in self.nodes() if node["decodes"]]
+
+    def kill(self, node: str) -> None:
+        """Kill a node as a spot instance goes: its Ray and all that it runs, at once."""
+        [raylet] = [
+            process
+            for process in psutil.Process(self.head.pid).children(recursive=True)
+            if process.name() == "raylet" and process.environ().get("RAY_CLOUD_INSTANCE_ID") == node
+        ]
+        for process in [*raylet.children(recursive=True), raylet]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Return the nodes that are alive: id, CPUs, those that are free, and whether they decode."""
         asked = subprocess.run([sys.executable, "-c", NODES], env=self.environment, capture_output=True, text=True)
         return json.loads(asked.stdout.splitlines()[-1]) if asked.returncode == 0 else []
 
@@ -165,30 +204,47 @@ def pool_records(run: Path) -> list[PoolRecord]:
     return [record for record in read_records(run / "metrics.jsonl") if record["kind"] == "pool"]
 
 
-def test_decode_nodes_come_when_the_trainers_starve_and_go_when_they_are_idle(
-    cluster: Cluster, video_folder: Path, tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    cluster.seconds.write_text("1.0")
-    command = [sys.executable, str(ROOT / "jobs" / "train.py"), "hjepa_tiny", "--data.source", str(video_folder)]
-    command += ["--data.decoder", "slow_decoder:build", "--data.decoders", "1..6", "--data.read-ahead", "8"]
-    command += MODEL
+@contextlib.contextmanager
+def training(cluster: Cluster, source: Path, run: Path, *options: str) -> Iterator[None]:
+    """A run on the cluster that goes on until it is left."""
+    command = [sys.executable, str(ROOT / "jobs" / "train.py"), "hjepa_tiny", "--data.source", str(source)]
+    command += ["--data.decoder", "slow_decoder:build", "--data.read-ahead", "8", *MODEL, *options]
     command += ["--train.steps", "1000000", "--train.checkpoint-every", "100000", "--output", str(run)]
-    with (tmp_path / "train.log").open("w") as log:
-        train = subprocess.Popen(command, env=cluster.environment, stdout=log, stderr=subprocess.STDOUT, cwd=tmp_path)
+    log = run.parent / "train.log"
+    with log.open("w") as output:
+        train = subprocess.Popen(
+            command, env=cluster.environment, stdout=output, stderr=subprocess.STDOUT, cwd=run.parent
+        )
     try:
-        came = wait_until(lambda: len(cluster.node_cpus()) >= 3, 240, "two decode nodes come")
-        wait_until(lambda: pool_records(run)[-1]["to"] == 6, 60, "the pool is asked for all its decoders")
-        cluster.seconds.write_text("0.0")
-        gave_back = wait_until(lambda: pool_records(run)[-1]["to"] <= 2, 240, "decoders are given back")
-        went = wait_until(lambda: cluster.node_cpus() == [2], 240, "the decode nodes go")
+        yield
     finally:
-        print((tmp_path / "train.log").read_text())
+        print(log.read_text())
         train.send_signal(signal.SIGTERM)
         try:
             train.wait(60)
         except subprocess.TimeoutExpired:
             train.kill()
+
+
+def steps_done(run: Path) -> int:
+    if not (run / "metrics.jsonl").exists():
+        return 0
+    return max(
+        (record["step"] for record in read_records(run / "metrics.jsonl") if record["kind"] == "step"), default=0
+    )
+
+
+def test_decode_nodes_come_when_the_trainers_starve_and_go_when_they_are_idle(
+    cluster: Cluster, video_folder: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    cluster.seconds.write_text("1.0")
+    with training(cluster, video_folder, run, "--data.decoders", "1..6"):
+        came = wait_until(lambda: len(cluster.node_cpus()) >= 3, 240, "two decode nodes come")
+        wait_until(lambda: pool_records(run)[-1]["to"] == 6, 60, "the pool is asked for all its decoders")
+        cluster.seconds.write_text("0.0")
+        gave_back = wait_until(lambda: pool_records(run)[-1]["to"] <= 2, 240, "decoders are given back")
+        went = wait_until(lambda: cluster.node_cpus() == [2], 240, "the decode nodes go")
     print(f"nodes came after {came:.0f} s, decoders went after {gave_back:.0f} s, the last node {went:.0f} s later")
     for record in pool_records(run):
         print(f"{record['from']} -> {record['to']}: {record['reason']}")
@@ -197,3 +253,21 @@ def test_decode_nodes_come_when_the_trainers_starve_and_go_when_they_are_idle(
     assert max(sizes) == 6
     assert sizes[-1] <= 2
     assert all("Ray's own scaling" not in record["reason"] for record in pool_records(run))
+
+
+def test_decoders_stay_off_the_trainers_and_a_lost_decode_node_is_replaced(
+    cluster: Cluster, video_folder: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    cluster.seconds.write_text("0.2")
+    with training(cluster, video_folder, run, "--data.decoders", "1..2", "--data.decoder-resource", "decode"):
+        wait_until(lambda: steps_done(run) >= 3, 240, "a decode node comes, and training begins")
+        [head] = [node for node in cluster.nodes() if not node["decodes"]]
+        assert head["free"] == 1, "the worker is on the head, and no decoder is"
+        [lost] = cluster.decode_nodes()
+        cluster.kill(lost)
+        replaced = wait_until(lambda: cluster.decode_nodes() not in ([], [lost]), 240, "another node takes its place")
+        before = steps_done(run)
+        wait_until(lambda: steps_done(run) >= before + 20, 240, "training goes on")
+    print(f"another node came after {replaced:.0f} s")
+    assert "no node has 'decode' yet" in (tmp_path / "train.log").read_text()

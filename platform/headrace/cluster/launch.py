@@ -27,12 +27,13 @@ _STATE_TRACKING = "RAY_TRAIN_ENABLE_STATE_TRACKING"
 
 
 @contextlib.contextmanager
-def ray_cluster(cpus: int, dashboard: bool) -> Iterator[dict[str, float]]:
+def ray_cluster(cpus: int, dashboard: bool, resource: str = "") -> Iterator[dict[str, float]]:
     """Join the cluster that RAY_ADDRESS names, or start one in this process; yield its resources.
 
     Args:
         cpus: CPUs that an embedded cluster counts, at least; they may be more than the machine has.
         dashboard: whether an embedded cluster serves Ray's dashboard.
+        resource: custom resource of which an embedded cluster has as many as CPUs; none if not given.
     """
     for name in ("ray", "ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -47,6 +48,7 @@ def ray_cluster(cpus: int, dashboard: bool) -> Iterator[dict[str, float]]:
         ray.init(
             "local",
             num_cpus=cpus,
+            resources={resource: cpus} if resource else None,
             include_dashboard=dashboard,
             log_to_driver=False,
             logging_level=logging.ERROR,

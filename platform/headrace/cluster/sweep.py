@@ -204,6 +204,9 @@ def most_at_once(recipe: Recipe, cluster: Mapping[str, float], device: str) -> i
     gpus = (recipe.train.workers if device == "cuda" else 0) + least * recipe.data.decoder_gpus
     if gpus:
         fits.append(cluster.get("GPU", 0.0) / gpus)
+    decode = cluster.get(recipe.data.decoder_resource, 0.0)
+    if decode:
+        fits.append(decode / least)
     return max(1, int(min(fits)))
 
 

@@ -72,14 +72,20 @@ def resources_for(recipe: Recipe, cluster: dict[str, float]) -> Resources:
     return Resources(device, worker, workers)
 
 
-def spare_cpus(resources: Resources, cluster: dict[str, float]) -> int:
+def spare_cpus(resources: Resources, cluster: dict[str, float], decoder_resource: str = "") -> int:
     """Return the CPUs that decoders may use: what the workers leave, or, where nodes come on demand, a large number.
 
     There the pool asks for as many as it needs, and the largest number of nodes is the cluster's own.
+
+    Args:
+        resources: what the workers get.
+        cluster: resources by name.
+        decoder_resource: what only the nodes that decode have, if there is such a thing.
     """
-    if _only_coordinates(cluster):
+    if _comes_on_demand(cluster, decoder_resource):
         return DECODERS_PER_WORKER * resources.cpus
-    return int(cluster.get("CPU", 0.0)) - resources.cpus
+    left = cluster.get("CPU", 0.0) - resources.cpus
+    return int(min(left, cluster[decoder_resource]) if decoder_resource else left)
 
 
 def check_room(recipe: Recipe, resources: Resources, pool: PoolSize, cluster: dict[str, float]) -> None:
@@ -88,7 +94,8 @@ def check_room(recipe: Recipe, resources: Resources, pool: PoolSize, cluster: di
     Raises:
         UserError: they do not, and the run would wait for ever.
     """
-    if _only_coordinates(cluster):
+    resource = recipe.data.decoder_resource
+    if _comes_on_demand(cluster, resource):
         return
     workers = recipe.train.workers
     cpus, needed = cluster.get("CPU", 0.0), workers + pool.least
@@ -96,6 +103,11 @@ def check_room(recipe: Recipe, resources: Resources, pool: PoolSize, cluster: di
         raise UserError(
             f"{workers} workers and {pool.least} decoders need {needed} CPUs, but the cluster has {cpus:g}: lower "
             f"--train.workers or --data.decoders, or add nodes"
+        )
+    if resource and pool.least > cluster[resource]:
+        raise UserError(
+            f"{pool.least} decoders need as many of {resource!r}, but the cluster's nodes have {cluster[resource]:g} "
+            f"of it: lower --data.decoders, or add nodes that decode"
         )
     gpus = cluster.get("GPU", 0.0)
     needed_gpus = workers * resources.worker.get("GPU", 0.0) + pool.least * recipe.data.decoder_gpus
@@ -121,6 +133,11 @@ def _check_memory(recipe: Recipe, store: float) -> None:
 def _only_coordinates(cluster: dict[str, float]) -> bool:
     """Say whether the cluster is a head without CPUs, whose autoscaler brings nodes when they are asked for."""
     return cluster.get("CPU", 0.0) == 0
+
+
+def _comes_on_demand(cluster: dict[str, float], decoder_resource: str) -> bool:
+    """Say whether nodes that decode have yet to come, so that what the cluster has now says nothing of them."""
+    return _only_coordinates(cluster) or (decoder_resource != "" and decoder_resource not in cluster)
 
 
 def plan_of(recipe: Recipe, manifest: Manifest) -> Plan:

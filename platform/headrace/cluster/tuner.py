@@ -118,6 +118,13 @@ class Sweep:
     def metric(self) -> str:
         return self.options.metric or self.space.metric
 
+    @property
+    def trials(self) -> int:
+        """How many there are in all."""
+        if self.options.search != "grid" or self.options.scheduler in EXCHANGES:
+            return self.options.trials
+        return math.prod(len(domain.categories) for domain in self.space.parameters.values())  # type: ignore[attr-defined]
+
 
 def build_tuner(sweep: Sweep, at_once: int, *, goes_on: bool, **of_trials: Any) -> tune.Tuner:
     """Return Ray's tuner of a sweep, a new one or the one that was cut off.
@@ -210,7 +217,7 @@ class Lines(tune.Callback):
     """Tells of each trial in a line: what it was given, what it reported, how it ended."""
 
     def __init__(self, sweep: Sweep) -> None:
-        self._metric, self._steps, self._trials = sweep.metric, sweep.recipe.train.steps, sweep.options.trials
+        self._metric, self._steps, self._trials = sweep.metric, sweep.recipe.train.steps, sweep.trials
         self._numbers: dict[str, int] = {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

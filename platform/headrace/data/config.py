@@ -12,6 +12,8 @@ from headrace.data.order import CHUNK_SAMPLES, WINDOW_CHUNKS, Shuffle
 from headrace.data.sampling import SamplingConfig
 from headrace.errors import UserError
 
+_OF_RAY = ("CPU", "GPU", "memory", "object_store_memory")
+
 
 @dataclass(frozen=True)
 class PoolSize:
@@ -48,6 +50,10 @@ class DataConfig:
 
     decoder_gpus: float = 0.0
     """Share of a GPU that each decode actor reserves; nvdec needs one beside those of the training workers."""
+
+    decoder_resource: str = ""
+    """Name of a custom resource of Ray, of which each decode actor takes one: decoders run only on nodes that have it,
+    as many as they have of it. ray_cluster.yaml calls it decode. A Ray of the run's own has it wherever it starts."""
 
     decoders: str = "auto"
     """Decode actors, one CPU each: a number, bounds MIN..MAX within which the pool scales by itself, or auto
@@ -115,6 +121,10 @@ class DataConfig:
         if self.decoder == "nvdec" and self.decoder_gpus <= 0:
             raise UserError(
                 "--data.decoder nvdec needs a GPU: say with --data.decoder-gpus which share each actor takes"
+            )
+        if self.decoder_resource in _OF_RAY:
+            raise UserError(
+                f"--data.decoder-resource names a resource of your own, such as decode, and not {self.decoder_resource}"
             )
         self.pool(spare_cpus=1)
 

@@ -206,3 +206,6 @@ def test_decoders_may_use_what_the_workers_leave_or_what_an_autoscaler_brings() 
     resources = Resources("cuda", {"CPU": 1.0, "GPU": 1.0}, cpus=4)
     assert spare_cpus(resources, {"CPU": 48.0, "GPU": 4.0}) == 44
     assert spare_cpus(resources, {"object_store_memory": 1e9}) == 4 * DECODERS_PER_WORKER
+    assert spare_cpus(resources, {"CPU": 48.0, "decode": 32.0}, "decode") == 32
+    assert spare_cpus(resources, {"CPU": 20.0, "decode": 32.0}, "decode") == 16
+    assert spare_cpus(resources, {"CPU": 48.0}, "decode") == 4 * DECODERS_PER_WORKER, "nodes that have it are to come"

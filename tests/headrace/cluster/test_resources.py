@@ -32,8 +32,11 @@ def test_gpus_that_are_not_there() -> None:
         resources_for(recipe(2, "cuda"), {"CPU": 8, "GPU": 1})
 
 
-def room(workers: int, pool: PoolSize, cluster: dict[str, float], decoder_gpus: float = 0.0) -> None:
+def room(
+    workers: int, pool: PoolSize, cluster: dict[str, float], decoder_gpus: float = 0.0, resource: str = ""
+) -> None:
     asked = replace_at(recipe(workers), "data.decoder_gpus", decoder_gpus)
+    asked = replace_at(asked, "data.decoder_resource", resource)
     check_room(asked, resources_for(asked, cluster), pool, cluster)
 
 
@@ -47,6 +50,13 @@ def test_decoders_that_want_gpus_beside_the_workers() -> None:
     room(1, PoolSize(2, 4), {"CPU": 8, "GPU": 2}, decoder_gpus=0.5)
     with pytest.raises(UserError, match="1 workers and 4 decoders need 3 GPUs, but the cluster has 2"):
         room(1, PoolSize(4, 4), {"CPU": 8, "GPU": 2}, decoder_gpus=0.5)
+
+
+def test_decoders_that_only_some_nodes_take() -> None:
+    room(2, PoolSize(4, 8), {"CPU": 48, "decode": 4}, resource="decode")
+    with pytest.raises(UserError, match="5 decoders need as many of 'decode', but the cluster's nodes have 4 of it"):
+        room(2, PoolSize(5, 8), {"CPU": 48, "decode": 4}, resource="decode")
+    room(2, PoolSize(100, 200), {"CPU": 48}, resource="decode")  # nodes that have it are yet to come
 
 
 def test_repeats_that_hold_more_than_the_memory_there_is() -> None:
