@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
 
@@ -33,6 +35,24 @@ def loaded(name: str) -> dict[str, Any]:
 def pinned(package: str) -> str:
     [version] = re.findall(rf"(?m)^{package}==([\w.]+)", (ROOT / "constraints.txt").read_text())
     return str(version)
+
+
+@pytest.mark.parametrize("version", ["1.30", kubernetes_validate.latest_version()])
+def test_pods_are_what_kubernetes_takes(version: str) -> None:
+    spec = loaded("cluster.yaml")["spec"]
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, **group["template"]}
+        kubernetes_validate.validate(pod, version, strict=True)
+        pod["spec"]["containers"][0]["env_from"] = []
+        with pytest.raises(kubernetes_validate.ValidationError):
+            kubernetes_validate.validate(pod, version, strict=True)
+
+
+def test_decode_pods_have_what_decoders_take() -> None:
+    groups = {group["groupName"]: group for group in loaded("cluster.yaml")["spec"]["workerGroupSpecs"]}
+    assert json.loads(json.loads(groups["decode"]["rayStartParams"]["resources"])) == {"decode": 30}
+    assert groups["train"]["rayStartParams"] == {}
+    assert "--data.decoder-resource decode" in loaded("job.yaml")["spec"]["entrypoint"]
 
 
 @pytest.mark.parametrize("name", ["cluster.yaml", "job.yaml"])
