@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import pkgutil
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -24,8 +25,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import headrace
+import headrace.models
 from headrace.errors import RunError, UserError, did_you_mean
-from headrace.models import Objective
+from headrace.models import ModelConfig, Objective
 from headrace.recipe import Recipe, config_from
 
 WEIGHTS_FILE = "model.safetensors"
@@ -34,7 +36,6 @@ PREPROCESSOR_FILE = "preprocessor_config.json"
 ONNX_FILE = "model.onnx"
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
-_FAMILIES = {"HJepaConfig": "headrace.models.hjepa"}
 _TOLERANCE = 1e-3  # of features, relative to their largest; what other kernels round differently
 
 
@@ -89,12 +90,20 @@ def load_pretrained(folder: Path) -> Objective:
         raise UserError(f"{str(folder)!r} holds no exported model: {CONFIG_FILE} is missing")
     config = json.loads(path.read_text(encoding="utf-8"))
     kind = str(config.get("model_config"))
-    if kind not in _FAMILIES:
-        raise UserError(f"{path} is of a model {kind!r}, which is unknown: {did_you_mean(kind, _FAMILIES)}")
-    base = getattr(importlib.import_module(_FAMILIES[kind]), kind)()
-    objective: Objective = config_from(base, config["model"], str(path)).build(config["height"], config["width"])
+    known = _model_configs()
+    if kind not in known:
+        raise UserError(f"{path} is of a model {kind!r}, which is unknown: {did_you_mean(kind, known)}")
+    settings: ModelConfig = config_from(known[kind](), config["model"], str(path))
+    objective = settings.build(config["height"], config["width"])
     objective.load_state_dict(load_file(folder / WEIGHTS_FILE))
     return objective.eval()
+
+
+def _model_configs() -> dict[str, type[ModelConfig]]:
+    """Return the settings of all families in `headrace.models`, by name."""
+    families = [module.name for module in pkgutil.iter_modules(headrace.models.__path__, "headrace.models.")]
+    names = [value for family in families for value in vars(importlib.import_module(family)).values()]
+    return {value.__name__: value for value in names if isinstance(value, type) and issubclass(value, ModelConfig)}
 
 
 def save_onnx(objective: Objective, recipe: Recipe, folder: Path) -> float:

@@ -44,6 +44,11 @@ class Space:
     metric: str
     settings: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def choices(self) -> dict[str, list[Any]]:
+        """The values of each path, where they can be counted."""
+        return {path: list(one.categories) for path, one in self.parameters.items() if isinstance(one, Categorical)}
+
 
 def derive(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     """Return the recipe with the values that a trial was given.

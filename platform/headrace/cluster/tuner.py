@@ -123,7 +123,7 @@ class Sweep:
         """How many there are in all."""
         if self.options.search != "grid" or self.options.scheduler in EXCHANGES:
             return self.options.trials
-        return math.prod(len(domain.categories) for domain in self.space.parameters.values())  # type: ignore[attr-defined]
+        return math.prod(len(values) for values in self.space.choices.values())
 
 
 def build_tuner(sweep: Sweep, at_once: int, *, goes_on: bool, **of_trials: Any) -> tune.Tuner:
@@ -151,7 +151,7 @@ def build_tuner(sweep: Sweep, at_once: int, *, goes_on: bool, **of_trials: Any) 
     mode = "min" if lower_is_better(sweep.metric) else "max"
     space: dict[str, Any] = dict(sweep.space.parameters)
     if options.search == "grid":
-        space = {path: tune.grid_search(list(domain.categories)) for path, domain in sweep.space.parameters.items()}  # type: ignore[attr-defined]
+        space = {path: tune.grid_search(values) for path, values in sweep.space.choices.items()}
     return tune.Tuner(
         trial,
         param_space=space,

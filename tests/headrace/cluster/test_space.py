@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 from ray import tune
 from small_recipe import TINY
 
-from headrace.cluster.space import check_exchange, check_space, derive
+from headrace.cluster.space import Space, check_exchange, check_space, derive
 from headrace.cluster.sweep import most_at_once, share_of
+from headrace.cluster.tuner import Sweep, SweepOptions
 from headrace.errors import UserError
 from headrace.recipe import replace_all, replace_at
 from headrace.train.config import lower_is_better
@@ -81,6 +83,13 @@ def test_a_grid_needs_values_that_can_be_counted() -> None:
     check_space(TINY, {"optim.lr": tune.choice([0.1, 0.2])}, grid=True)
     with pytest.raises(UserError, match="cannot be counted"):
         check_space(TINY, {"optim.lr": tune.uniform(0.1, 0.2)}, grid=True)
+
+
+def test_a_grid_has_as_many_trials_as_combinations() -> None:
+    parameters = {"optim.lr": tune.choice([0.1, 0.2, 0.3]), "optim.clip_norm": tune.choice([1.0, 3.0])}
+    space = Space("tiny", parameters, "loss")
+    assert Sweep("tiny", space, TINY, SweepOptions(search="grid"), Path()).trials == 6
+    assert Sweep("tiny", space, TINY, SweepOptions(trials=9), Path()).trials == 9
 
 
 def test_losses_are_low_and_all_else_is_high() -> None:
