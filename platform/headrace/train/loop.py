@@ -28,7 +28,7 @@ from headrace.train.guard import Guard
 from headrace.train.hang import HangWatch
 from headrace.train.kernels import CompileCount, attention_kernels
 from headrace.train.meter import Measured, Meter, failures_exceeded, refusals_exceeded
-from headrace.train.parallel import distribute
+from headrace.train.parallel import any_rank, distribute
 from headrace.train.precision import compile_parts
 from headrace.train.profiler import PROFILE_FOLDER, StepProfiler
 from headrace.train.progress import STOP_FILE, Progress, newest_checkpoint, read_progress
@@ -36,6 +36,9 @@ from headrace.train.recompute import recompute
 from headrace.train.scribe import Scribe
 from headrace.train.session import Session
 from headrace.train.step import Trainable, train_step
+
+LOOK_SECONDS = 2.0
+"""How long, at most, a call to stop or the notice of a machine that goes waits, a step's end apart."""
 
 
 def train(recipe: Recipe, session: Session) -> Progress:
@@ -100,6 +103,7 @@ class Loop:
         wanted = train.profile if session.rank == 0 else None
         self._profiler = StepProfiler(session.run / PROFILE_FOLDER, wanted, session.device)
         self._leaving = False
+        self._look_every = 1
         self._open = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -142,7 +146,7 @@ class Loop:
         train, step = self.recipe.train, self.progress.step
         evaluation_due = self.session.course.agenda.is_evaluated(step)
         due = evaluation_due or step == train.steps or step % train.checkpoint_every == 0
-        if not due and step % train.log_every:
+        if not due and step % train.log_every and not self._is_called():
             return
         measured = self.record()
         enough = _budget_exceeded(self.recipe, self.progress, measured)
@@ -163,11 +167,25 @@ class Loop:
         if enough:  # written down first: with a larger budget the run goes on from here
             raise RunError(enough)
 
+    def _is_called(self) -> bool:
+        """Say whether, between two records, a rank was asked to stop or will lose its machine.
+
+        All ranks ask at the same steps, some LOOK_SECONDS apart by what the last record says of a step.
+        """
+        if self.progress.step % self._look_every:
+            return False
+        leaving = self.session.leaving() and not self._leaving
+        return any_rank(self._is_asked_to_stop() or leaving, self.session.device)
+
+    def _is_asked_to_stop(self) -> bool:
+        return self.session.rank == 0 and (self.session.run / STOP_FILE).exists()
+
     def record(self) -> Measured:
         """Write down what the ranks did since the last record, and return it."""
         session, progress = self.session, self.progress
-        asked = session.rank == 0 and (session.run / STOP_FILE).exists()
+        asked = self._is_asked_to_stop()
         measured = self._meter.reduce(session.world_size, asked, self._saver.is_written, session.leaving())
+        self._look_every = max(1, int(LOOK_SECONDS / max(measured.record["step_seconds"], 1e-9)))
         progress.count_failures(failure.reason for failure in measured.failures)
         progress.count_refused(refused.step for refused in measured.refused)
         used = self._usage.at(measured.record["clips_per_second"] / session.world_size)

@@ -77,6 +77,13 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     return values
 
 
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """Say, on each rank, whether a flag is up on any of them."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return flag
+    return bool(sum_over_ranks(torch.tensor(float(flag), device=device)).item())
+
+
 def gather_over_ranks(value: T, device: torch.device) -> list[T]:
     """Return the values of all ranks, on each of them, in the order of the ranks."""
     if not dist.is_initialized() or dist.get_world_size() == 1:

@@ -157,6 +157,26 @@ def test_a_checkpoint_in_time_before_a_machine_is_taken_away(manifest: Manifest,
     assert written == [3, 6], "at once when it was announced, not again, and at the end"
 
 
+def test_between_two_records_calls_are_heard_too(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headrace.train.loop.LOOK_SECONDS", 0.0)
+    recipe = replace(TINY, train=replace(TINY.train, checkpoint_every=100, log_every=100))
+    asked = iter(range(100))
+
+    class Spot(LocalSession):
+        def leaving(self) -> bool:
+            return next(asked) >= 1
+
+        def committed(self, checkpoint: object, step: int, loss: float) -> None:
+            (self.run / STOP_FILE).touch()
+
+    progress = train(recipe, session_of(recipe, tmp_path, manifest, kind=Spot))
+    written = [r["step"] for r in read_records(tmp_path / "metrics.jsonl") if r["kind"] == "checkpoint"]
+    assert written == [2, 3], "when the machine was announced to go, and when the run was asked to stop"
+    assert progress.step == 3
+
+
 def test_the_profile_and_the_arithmetic_are_in_the_records(manifest: Manifest, tmp_path: Path) -> None:
     recipe = replace(TINY, train=replace(TINY.train, profile=(2, 3), peak_teraflops=0.01))
     run(recipe, manifest, tmp_path)
