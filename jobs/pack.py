@@ -27,6 +27,7 @@ from headrace.data.parquet_scan import holds_only_tables
 from headrace.data.repack import repack
 from headrace.data.shards import place_of
 from headrace.errors import UserError, exit_with_sentence
+from headrace.observe.figures import plural
 from jobs.sources import Bar, cores
 from jobs.sources import open_source as open_indexed
 
@@ -106,7 +107,7 @@ def main(arguments: Sequence[str]) -> int:
             on_progress=bar,
         )
     samples = sum(len(plan.items) for plan in plans)
-    print(f"{options.output}: {samples:,} samples in {len(plans):,} shards, {size / 2**20:,.1f} MB")
+    print(f"{options.output}: {samples:,} samples in {plural(len(plans), 'shard')}, {size / 2**20:,.1f} MB")
     return 0
 
 
@@ -128,7 +129,8 @@ def _pack_tables(options: Options) -> None:
         print(f"  {count:,} rows are left out: {reason}")
     if done.left_out:
         print(f"  {len(done.left_out):,} rows are of a format that has no name in a shard: {done.left_out[0]} ...")
-    print(f"{options.output}: {done.samples:,} samples in {done.shards:,} shards, {done.media_bytes / 2**20:,.1f} MB")
+    size = done.media_bytes / 2**20
+    print(f"{options.output}: {done.samples:,} samples in {plural(done.shards, 'shard')}, {size:,.1f} MB")
 
 
 def _cluster(workers: int | None) -> AbstractContextManager[object]:

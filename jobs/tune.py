@@ -30,10 +30,10 @@ from ray import tune
 from rich.console import Console
 from rich.table import Table
 
-from headrace.cli import RECIPE_FILE, parse, saved_recipe
+from headrace.cli import RECIPE_FILE, named_list, parse, saved_recipe
 from headrace.cluster.launch import ray_cluster
 from headrace.cluster.space import check_exchange, check_space, derive
-from headrace.cluster.sweep import WORST, most_at_once, share_of
+from headrace.cluster.sweep import WORST, most_at_once, most_demanding, share_of
 from headrace.cluster.trainer import resources_for
 from headrace.cluster.tuner import EXCHANGES, TUNE, Sweep, SweepOptions, build_tuner, value_text
 from headrace.errors import RunError, UserError, did_you_mean, exit_with_sentence
@@ -59,13 +59,14 @@ def main(arguments: Sequence[str]) -> int:
     recipe, options = sweep.recipe, sweep.options
     _, source = sources.open_for(recipe)
 
-    at_once = options.concurrent or most_at_once(recipe, {"CPU": float(sources.cores())}, "cpu")
-    least = recipe.train.workers + recipe.data.pool(spare_cpus=1).least
+    widest = most_demanding(recipe, sweep.space)  # of all that may be drawn: each trial finds room
+    at_once = options.concurrent or most_at_once(widest, {"CPU": float(sources.cores())}, "cpu")
+    least = widest.train.workers + widest.data.pool(spare_cpus=1).least
     with ray_cluster(at_once * least, options.dashboard, recipe.data.decoder_resource) as cluster:
-        at_once = options.concurrent or most_at_once(recipe, cluster, resources_for(recipe, cluster).device)
+        at_once = options.concurrent or most_at_once(widest, cluster, resources_for(widest, cluster).device)
         at_once = min(at_once, sweep.trials)
         share = share_of(cluster, at_once)
-        check_cluster(recipe, share)
+        check_cluster(widest, share)
         split = source.split().limited(recipe.train.evaluate.samples)
         print(f"{sweep.folder}: {plural(sweep.trials, 'trial')}, {at_once} at once, by {sweep.metric}", flush=True)
         tuner = build_tuner(sweep, at_once, goes_on=goes_on, split=[ray.put(split)], prepare=fitting, cluster=share)
@@ -83,10 +84,12 @@ def _sweep(arguments: Sequence[str]) -> tuple[Sweep, bool]:
         raise UserError(f"there is no space {name!r}: {did_you_mean(name, SPACES)}")
     rest = list(arguments[len(names) :])
     if {"-h", "--help"} & set(rest):
-        print(__doc__)
+        print(f"{__doc__}\nspaces:\n{named_list(SPACES)}\n")
     space = SPACES[name]()
     base = replace_all(RECIPES[space.recipe](), space.settings)
-    recipe, options = parse(rest, {name: lambda: base}, name, "tune.py [SPACE]", "Vary a recipe.", SweepOptions())
+    recipe, options = parse(
+        rest, {name: lambda: base}, name, f"tune.py {name}", "Vary a recipe.", SweepOptions(), saved=RECIPES
+    )
     folder = (options.sweep or Path("runs") / f"sweep-{name}-{time.strftime('%Y%m%d-%H%M%S')}").absolute()
     _check(Sweep(name, space, recipe, options, folder))
     recipe, _ = sources.open_for(recipe)

@@ -54,7 +54,13 @@ class RunOptions(RecipeOptions):
 
 
 def parse(
-    arguments: Sequence[str], recipes: Recipes, default: str, program: str, description: str, options: Options
+    arguments: Sequence[str],
+    recipes: Recipes,
+    default: str,
+    program: str,
+    description: str,
+    options: Options,
+    saved: Recipes | None = None,
 ) -> tuple[Recipe, Options]:
     """Return the recipe and the options of a command line.
 
@@ -64,6 +70,7 @@ def parse(
         default: name of the recipe that is run where none is given.
         program, description: for the help.
         options: the program's own, beside the recipe's, with their defaults.
+        saved: recipes by which those saved with runs are read, if they are not `recipes`.
 
     Raises:
         UserError: there is no such recipe or run, or a value is impossible.
@@ -72,19 +79,21 @@ def parse(
     """
     name, rest = _split_name(list(arguments))
     resumes = _value_of(rest, "--resume") if isinstance(options, RunOptions) else None
-    base = _base(name, resumes or _value_of(rest, "--from-run"), recipes, default)
+    run = resumes or _value_of(rest, "--from-run")
+    if run is not None and name is not None:
+        raise UserError(f"a run brings its own recipe: drop {name!r}, or drop --resume/--from-run")
+    base = _named(name or default, recipes) if run is None else saved_recipe(run, saved or recipes)
     unnamed = tyro.conf.arg(name="")
     fields = [("recipe", Annotated[Recipe, unnamed]), ("own", Annotated[type(options), unnamed])]
     command_class = make_dataclass("Command", fields, frozen=True)
 
-    names = "\n".join(f"  {key:14s} {_first_line(make)}" for key, make in sorted(recipes.items()))
     command = tyro.cli(
         command_class,
-        prog=f"{program} [RECIPE]",
-        description=f"{description}\n\nrecipes:\n{names}",
+        prog=f"{program} [RECIPE]" if len(recipes) > 1 else program,
+        description=f"{description}\n\nrecipes:\n{named_list(recipes)}" if len(recipes) > 1 else description,
         default=command_class(base, options),
         args=rest,
-        config=(tyro.conf.FlagConversionOff, tyro.conf.HelptextFromCommentsOff),
+        config=(tyro.conf.FlagConversionOff, tyro.conf.SuppressFixed, tyro.conf.HelptextFromCommentsOff),
     )
     return command.recipe, command.own
 
@@ -107,12 +116,9 @@ def saved_recipe(run: Path | str, recipes: Recipes) -> Recipe:
     return load_recipe(text, _named(json.loads(text).get("name", ""), recipes), where)
 
 
-def _base(name: str | None, run: str | None, recipes: Recipes, default: str) -> Recipe:
-    if run is None:
-        return _named(name or default, recipes)
-    if name is not None:
-        raise UserError(f"a run brings its own recipe: drop {name!r}, or drop --resume/--from-run")
-    return saved_recipe(run, recipes)
+def named_list(functions: Mapping[str, Callable[..., object]]) -> str:
+    """Return a line for each function: its name, and the first sentence of what it says of itself."""
+    return "\n".join(f"  {name:14s} {_first_line(one)}" for name, one in sorted(functions.items()))
 
 
 def _named(name: str, recipes: Recipes) -> Recipe:

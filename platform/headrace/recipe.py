@@ -10,7 +10,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
+
+import tyro
 
 from headrace.augment import AugmentConfig
 from headrace.data.config import DataConfig
@@ -44,7 +46,7 @@ class Recipe:
     seed: int = 0
     """Seed of everything that is random: weights, order, frame times, augmentation, masks."""
 
-    name: str = ""
+    name: Annotated[str, tyro.conf.Fixed] = ""
     """Name of the recipe that this one was made from."""
 
     def __post_init__(self) -> None:

@@ -23,7 +23,7 @@ from ray import tune
 
 from headrace.cli import RECIPE_FILE
 from headrace.cluster.launch import Behind, Outcome
-from headrace.cluster.space import derive
+from headrace.cluster.space import Space, derive
 from headrace.data.split import Split
 from headrace.observe.history import History
 from headrace.observe.records import METRICS_FILE, Follower, StepRecord, number
@@ -208,6 +208,18 @@ def most_at_once(recipe: Recipe, cluster: Mapping[str, float], device: str) -> i
     if decode:
         fits.append(decode / least)
     return max(1, int(min(fits)))
+
+
+def most_demanding(recipe: Recipe, space: Space) -> Recipe:
+    """Return the recipe with the most workers and decoders that a space may draw."""
+    for path in ("train.workers", "data.decoders"):
+        drawn = [derive(recipe, {path: value}) for value in space.choices.get(path, ())]
+        recipe = max(drawn, key=_cpus, default=recipe)
+    return recipe
+
+
+def _cpus(recipe: Recipe) -> int:
+    return recipe.train.workers + recipe.data.pool(spare_cpus=1).least
 
 
 def _generations(folder: Path) -> int:

@@ -88,7 +88,8 @@ class SweepOptions(RecipeOptions):
         for asked in ({self.scheduler} | draws) & _NEEDS.keys():
             missing = [name for name in _NEEDS[asked] if importlib.util.find_spec(name) is None]
             if missing:
-                raise UserError(f"{asked} needs {' and '.join(missing)}: pip install 'headrace[tune]'")
+                how = " ".join(missing) if asked == "bohb" else "'headrace[tune]'"
+                raise UserError(f"{asked} needs {' and '.join(missing)}: pip install {how}")
 
     @property
     def hands_on(self) -> bool:

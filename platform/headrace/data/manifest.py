@@ -244,10 +244,9 @@ class Manifest:
             if path not in files:
                 raise UserError(f"the manifest of {self.source!r} names {path!r}, which is gone: {remedy}")
             if files[path] != indexed:
-                raise UserError(
-                    f"{path!r} in {self.source!r} changed since it was indexed "
-                    f"({indexed.size:,} bytes then, {files[path].size:,} now): {remedy}"
-                )
+                now = files[path].size
+                how = f"{indexed.size:,} bytes then, {now:,} now" if now != indexed.size else "written again since"
+                raise UserError(f"{path!r} in {self.source!r} changed since it was indexed ({how}): {remedy}")
 
     def save(self) -> Path:
         """Write the manifest where `load` finds it, atomically, and return its path."""

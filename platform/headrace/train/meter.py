@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import resource
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -95,11 +96,12 @@ class Meter:
         """
         results, steps = self.steps, len(self.steps)
         extra_names = sorted(results[0].extra)
+        catching_up = self._catching_up_seconds()
         left_out = torch.stack([result.refused for result in results]).tolist()
         taken = [result for result, out in zip(results, left_out, strict=True) if not out] or results
         on_device = {"loss": torch.stack([result.loss for result in taken]).mean()}
         on_device |= {name: torch.stack([result.extra[name] for result in taken]).mean() for name in extra_names}
-        step_seconds = sum(result.step_seconds for result in results) / steps
+        step_seconds = (sum(result.step_seconds for result in results) + catching_up) / steps
         age_seconds = sum(result.age_seconds for result in results) / steps
         means = {
             "wait": sum(result.wait_seconds for result in results) / steps,
@@ -140,6 +142,14 @@ class Meter:
         self.steps, self.keys, self.new_failures = [], [], []
         self.clips, self.pixel_bytes, self.decode_cpu_seconds = 0, 0, 0.0
         return Measured(record, failures, refused, mean["stop"] > 0, mean["written"] == world_size, mean["leaving"] > 0)
+
+    def _catching_up_seconds(self) -> float:
+        """Wait for a GPU, and return how long: it is behind the host, which timed the steps."""
+        if self.device.type != "cuda":
+            return 0.0
+        start = time.perf_counter()
+        torch.cuda.synchronize(self.device)
+        return time.perf_counter() - start
 
     def _refused(self, left_out: Sequence[bool]) -> list[Refused]:
         """Return the steps that were left out; the flags are alike on all ranks, so all of them gather."""

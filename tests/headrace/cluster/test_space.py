@@ -11,7 +11,7 @@ from ray import tune
 from small_recipe import TINY
 
 from headrace.cluster.space import Space, check_exchange, check_space, derive
-from headrace.cluster.sweep import most_at_once, share_of
+from headrace.cluster.sweep import most_at_once, most_demanding, share_of
 from headrace.cluster.tuner import Sweep, SweepOptions
 from headrace.errors import UserError
 from headrace.recipe import replace_all, replace_at
@@ -90,6 +90,13 @@ def test_a_grid_has_as_many_trials_as_combinations() -> None:
     space = Space("tiny", parameters, "loss")
     assert Sweep("tiny", space, TINY, SweepOptions(search="grid"), Path()).trials == 6
     assert Sweep("tiny", space, TINY, SweepOptions(trials=9), Path()).trials == 9
+
+
+def test_a_trial_finds_room_whatever_it_draws() -> None:
+    space = SPACES["feeding"]()
+    base = replace_all(RECIPES[space.recipe](), space.settings)
+    assert most_demanding(base, space).data.pool(spare_cpus=1).least == 4
+    assert most_demanding(base, Space("demo", {}, "loss")) == base
 
 
 def test_losses_are_low_and_all_else_is_high() -> None:

@@ -16,7 +16,7 @@ def build_order(manifest: Manifest, data: DataConfig, seed: int) -> SampleOrder:
     """Return the order of a run.
 
     Args:
-        manifest: the samples of the run, as `split.samples_of` gave them; of a mixture all its sources.
+        manifest: the samples of the run, as `split_samples` gave them; of a mixture all its sources.
         data: how they are shuffled, weighted and mixed.
         seed: the run's seed.
 
