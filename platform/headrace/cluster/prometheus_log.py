@@ -6,7 +6,7 @@ from pathlib import Path
 
 from headrace.observe.history import History
 from headrace.observe.mirror import STEP_FIELDS
-from headrace.observe.records import PoolRecord, Record, StepRecord, number
+from headrace.observe.records import Record, StepRecord, number
 
 _EVENTS = {
     "step": "optimizer steps done",
@@ -37,13 +37,13 @@ class PrometheusLog:
         self._tags = {"run": run.name}
 
     def see(self, record: Record, history: History) -> None:
-        """Set what a record says."""
+        """Set what a record says, and again what the newest of other kinds said: Ray forgets a gauge that rests."""
         if record["kind"] == "step":
             self._see_step(record)
-        elif record["kind"] == "pool":
-            self._see_pool(record)
-        elif record["kind"] == "evaluation":
-            scores = record.get("scores") or {}
+        if history.newest_pool is not None:
+            self._gauges["decoders"].set(history.newest_pool["to"], self._tags)
+        if history.evaluations:
+            scores = history.evaluations[-1].get("scores") or {}
             for name in scores:
                 self._held_out.set(number(scores, name), {**self._tags, "name": name})
         counts = {
@@ -66,6 +66,3 @@ class PrometheusLog:
         extra = record.get("extra") or {}
         for name in extra:
             self._extra.set(number(extra, name), {**self._tags, "name": name})
-
-    def _see_pool(self, record: PoolRecord) -> None:
-        self._gauges["decoders"].set(record["to"], self._tags)

@@ -79,3 +79,16 @@ def test_the_grafana_dashboard_shows_figures_that_exist(gauges: dict[str, Any], 
     places = [panel["gridPos"] for panel in dashboard["panels"]]
     cells = [(x, y) for p in places for x in range(p["x"], p["x"] + p["w"]) for y in range(p["y"], p["y"] + p["h"])]
     assert len(cells) == len(set(cells)), "panels overlap"
+
+
+def test_figures_that_rest_are_set_again_since_ray_forgets_them(gauges: dict[str, Any], tmp_path: Path) -> None:
+    log, history = PrometheusLog(tmp_path / "run"), History()
+    pool = {"kind": "pool", "time": 1.0, "from": 2, "to": 5, "needed": 5, "least": 1, "most": 8, "cores": 8}
+    scores = {"kind": "evaluation", "time": 1.0, "step": 5, "scores": {"loss": 0.5}, "samples": 3, "best": True}
+    step = {"kind": "step", "time": 2.0, "step": 7, "steps": 10, "position": 112, "loss": 0.4}
+    for record in ({**pool, "reason": ""}, scores):
+        history.add(record)  # type: ignore[arg-type]
+    history.add(step)  # type: ignore[arg-type]
+    log.see(step, history)  # type: ignore[arg-type]
+    assert gauges["headrace_decoders"] == {("run",): 5}
+    assert gauges["headrace_held_out"] == {("run", "loss"): 0.5}
