@@ -219,25 +219,28 @@ class Lines(tune.Callback):
 
     def __init__(self, sweep: Sweep) -> None:
         self._metric, self._steps, self._trials = sweep.metric, sweep.recipe.train.steps, sweep.trials
-        self._numbers: dict[str, int] = {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        number = self._numbers.setdefault(trial.trial_id, len(self._numbers) + 1)
-        self._say(f"trial {number} of {self._trials} begins: {settings_text(trial.config)}")
+        self._say(f"trial {_place(trial, trials)} of {self._trials} begins: {settings_text(trial.config)}")
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         value = result.get(self._metric, math.nan)
         note = f": {one_line(result['note'])}" if result.get("note") else ""
         self._say(
-            f"trial {self._numbers.get(trial.trial_id, 0)}, step {result.get('step', 0):,} of {self._steps:,}: "
+            f"trial {_place(trial, trials)}, step {result.get('step', 0):,} of {self._steps:,}: "
             f"{self._metric} {value_text(value)}{note}"
         )
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._say(f"trial {self._numbers.get(trial.trial_id, 0)} failed: {_reason(trial)}")
+        self._say(f"trial {_place(trial, trials)} failed: {_reason(trial)}")
 
     def _say(self, text: str) -> None:
         print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)
+
+
+def _place(trial: Any, trials: list[Any]) -> int:
+    """Return a trial's number, from 1, which a sweep that goes on has not forgotten."""
+    return [one.trial_id for one in trials].index(trial.trial_id) + 1
 
 
 def settings_text(config: dict[str, Any]) -> str:
