@@ -113,7 +113,8 @@ def scale(options: Options, costs: Costs) -> int:
         for stage in stages(training, gpus, costs, options.seconds):
             _say(f"{gpus:,} GPUs, {stage.remedy}: waits {stage.outcome.wait_share:.1%}, limit: {stage.limit}")
             found.append(stage)
-    lost = losses(training, costs, options.node_losses, 30 * options.seconds, _say)
+    _say("a lost node")
+    lost = losses(training, options.gpus, costs, options.node_losses)
     compared = load()
     result = report.summary(compared, found, lost, costs)
     report.print_validation(compared)

@@ -39,7 +39,7 @@ class Costs:
         start_seconds: from the death of a decode actor until its successor decodes.
         head_actor_seconds: CPU of Ray's head service for each actor that starts.
         manifest_row_bytes: memory of one sample's row, without the index of its video.
-        manifest_index_bytes: memory of the index of a clip of 10 s.
+        manifest_index_bytes: memory of the index of a clip of 90 frames.
         manifest_row_seconds: CPU to load and check one row at the start of a run.
         order_seconds: CPU to build an order of 10**10 samples and ask it for a micro-batch near the end.
         machine: where all this was measured.

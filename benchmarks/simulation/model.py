@@ -190,7 +190,7 @@ class Simulation:
 
 
 class Fate:
-    """Lets decoders die and takes decode nodes away, at random moments.
+    """Lets decoders die and takes decode nodes away.
 
     Args:
         env: the simulation.
@@ -213,6 +213,8 @@ class Fate:
         decoders = sum(len(coordinator.decoders) for coordinator in coordinators)
         self._start(self._kill, failures.deaths_per_hour * decoders)
         self._start(self._lose, failures.node_losses_per_hour * len(nodes))
+        if failures.node_lost_at is not None:
+            env.timeout(failures.node_lost_at).callbacks.append(lambda _: self._lose())
 
     def _start(self, event: Callable[[], None], per_hour: float) -> None:
         if per_hour:

@@ -18,7 +18,7 @@ Each scale is simulated as it is. While training waits, what limits it is named 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from benchmarks.simulation.coordinator import POLL_SECONDS, TASKS_PER_ACTOR
@@ -46,7 +46,8 @@ blocks in bursts, so neither is ever busy all the time."""
 _MUCH_READING = 0.15
 _FEED_QUEUE = TrainConfig().queue
 _MOST_STAGES = 7
-_FAILURE_GPUS = 64
+_FAILURE_GPUS = 16
+_LOST_AT_SECONDS = 90.0
 _RECEIVER_BYTES = 100e9 / 8
 
 
@@ -281,31 +282,35 @@ class Lost:
     spared_wait_share: float
 
 
-def losses(
-    training: Training, costs: Costs, per_node_hour: float, seconds: float, say: Callable[[str], None]
-) -> list[Lost]:
+def losses(training: Training, gpus: Sequence[int], costs: Costs, per_node_hour: float) -> list[Lost]:
     """Return what lost nodes cost at each scale.
 
-    A stall lasts as long whatever the scale, so a cluster of 64 GPUs is simulated, which loses nodes as often as the
-    large one: all ranks wait for the block that is due, whoever was to decode it.
+    All ranks wait for the block that is due, whoever was to decode it, so a loss stalls a large cluster for as long as
+    a small one; only, there are more of them. Stalls that meet count once.
+
+    Args:
+        training, costs: what is trained, by which costs.
+        gpus: scales.
+        per_node_hour: losses of each node.
     """
+    stalls = [stall_seconds(training, costs, spare_nodes) for spare_nodes in (0, 1)]
     found = []
-    for gpus in SCALES:
-        if gpus < _FAILURE_GPUS:
-            continue
-        say(f"lost nodes, {gpus:,} GPUs")
-        scenario = Cluster(gpus).scenario(training, costs)
-        lost = scenario.decode_nodes * per_node_hour
-        small = Cluster(_FAILURE_GPUS, streams=4, block_micro_batches=1, prefixes=4, headroom=1.3)
-        nodes = small.scenario(training, costs).decode_nodes
-        failures = Failures(node_losses_per_hour=lost / nodes, start_seconds=costs.start_seconds)
-        ready = replace(failures, spare_nodes=2 + math.ceil(3 * lost * failures.replace_seconds / 3600))
-        shares = [
-            simulate(training, replace(small, failures=each), costs, seconds).outcome.wait_share
-            for each in (failures, ready)
-        ]
-        found.append(Lost(gpus, lost, *shares))
+    for scale in gpus:
+        lost = Cluster(scale).scenario(training, costs).decode_nodes * per_node_hour
+        found.append(Lost(scale, lost, *(1 - math.exp(-lost / 3600 * stall) for stall in stalls)))
     return found
+
+
+def stall_seconds(training: Training, costs: Costs, spare_nodes: int) -> float:
+    """Return for how long training waits when one decode node is lost; else it does not."""
+    failures = Failures(node_lost_at=_LOST_AT_SECONDS, spare_nodes=spare_nodes, start_seconds=costs.start_seconds)
+    cluster = Cluster(_FAILURE_GPUS, streams=2, prefixes=16, headroom=1.3, clips_ahead=16, node_gigabits=25.0)
+    seconds = _LOST_AT_SECONDS + 2 * failures.replace_seconds
+    quiet, lost = (
+        simulate(training, replace(cluster, failures=each), costs, seconds).outcome.wait_share
+        for each in (Failures(), failures)
+    )
+    return max(0.0, lost - quiet) * seconds
 
 
 def bends_at(found: Sequence[Stage]) -> tuple[int, str] | None:

@@ -74,11 +74,12 @@ class DrawnWork:
 
 @dataclass(frozen=True)
 class Failures:
-    """What goes wrong, at random moments.
+    """What goes wrong.
 
     Attributes:
-        deaths_per_hour: of each decode actor.
-        node_losses_per_hour: of each decode node.
+        deaths_per_hour: of each decode actor, at random moments.
+        node_losses_per_hour: of each decode node, likewise.
+        node_lost_at: seconds at which one is lost in any case; None: never.
         replace_seconds: until another node stands in for a lost one.
         spare_nodes: that stand idle, so that a lost node's actors start there at once.
         start_seconds: from the death of an actor to its next block.
@@ -86,6 +87,7 @@ class Failures:
 
     deaths_per_hour: float = 0.0
     node_losses_per_hour: float = 0.0
+    node_lost_at: float | None = None
     replace_seconds: float = 180.0
     spare_nodes: int = 0
     start_seconds: float = 5.0

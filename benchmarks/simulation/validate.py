@@ -4,7 +4,7 @@ All that the simulator is told of a stream comes from its run with one actor: wh
 waiting and computing, and what it cost besides. The machine's cores, Ray's own share of them and the coordinator's
 costs are those of `Costs`. Runs of 1, 2, 3 and 4 actors alternate, since the machine's speed drifts; the median of some
 rounds is compared. A run beside which others took more than FOREIGN_CORES of the machine is done again, TRIES times
-at most; the least disturbed counts.
+at most.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from benchmarks.simulation.model import Outcome, Simulation
 from benchmarks.simulation.scenario import MeasuredWork, Scenario
 from benchmarks.simulation.streams import Seen, Stream
 from headrace.data.manifest import Manifest
+from headrace.errors import RunError
 
 DECODERS = (1, 2, 3, 4)
 FOREIGN_CORES = 0.1
@@ -98,7 +99,11 @@ def predict(costs: Costs, workload: Workload, one: Seen, decoders: int, step_sec
 def _round(
     workload: Workload, costs: Costs, manifest: Manifest, name: str, say: Callable[[str], None]
 ) -> dict[int, tuple[Seen, Outcome]]:
-    """Run all numbers of decoders once; a consumer that computes is set by a run with one that does not."""
+    """Run all numbers of decoders once; a consumer that computes is set by a run with one that does not.
+
+    Raises:
+        RunError: the machine is not left alone.
+    """
 
     def run(decoders: int, step: float) -> Seen:
         tries: list[Seen] = []
@@ -115,7 +120,13 @@ def _round(
             cpu = sum(work for _, work in seen.blocks) / len(seen.blocks)
             rate, others = seen.clips_per_second, seen.foreign_cores
             say(f"{name}: {decoders} decoders, {rate:.2f} clips/s, {cpu:.3f} s a block, others {others:.2f} cores")
-        return min(tries, key=lambda seen: seen.foreign_cores)
+        best = min(tries, key=lambda seen: seen.foreign_cores)
+        if best.foreign_cores > FOREIGN_CORES:
+            raise RunError(
+                f"other processes took {best.foreign_cores:.1f} cores beside {name} with {decoders} decoders, {TRIES} "
+                f"times: validate on a machine that is left alone"
+            )
+        return best
 
     one, step = run(1, 0.0), 0.0
     if workload.overload is not None:

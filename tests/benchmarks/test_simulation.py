@@ -160,13 +160,13 @@ def test_a_slow_block_holds_back_those_behind_it() -> None:
 def test_deaths_cost_the_share_of_time_that_they_take() -> None:
     """Each death costs the start of the next actor and half of a block that is decoded again."""
     failures = Failures(deaths_per_hour=60.0, start_seconds=10.0)
-    found = simulate(seconds=6000.0, failures=failures)
+    rates = [simulate(seconds=2000.0, failures=failures, seed=seed).clips_per_second for seed in range(4)]
     there = np.exp(-60 / 3600 * 10) * (1 - 60 / 3600 * BLOCK_SECONDS / 2)  # who dies while away begins again
-    assert found.clips_per_second == pytest.approx(there / BLOCK_SECONDS, rel=0.05)
+    assert np.mean(rates) == pytest.approx(there / BLOCK_SECONDS, rel=0.05)
 
 
 def test_a_lost_node_stalls_the_order_unless_another_is_ready() -> None:
-    settings = {"decoders": 8, "node_cores": 4, "step_seconds": 0.1, "seconds": 3000.0}
+    settings = {"decoders": 8, "node_cores": 4, "step_seconds": 0.25, "seconds": 2500.0}
     losses = Failures(node_losses_per_hour=8.0, replace_seconds=60.0, start_seconds=5.0)
     stalled = simulate(failures=losses, **settings)
     spared = simulate(failures=replace(losses, spare_nodes=2), **settings)
