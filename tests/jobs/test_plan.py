@@ -130,7 +130,8 @@ def test_it_ends_with_a_sentence(
     ):
         assert expected in said
     assert said.rstrip().splitlines()[-1].startswith(("This machine keeps up", "Training would wait"))
-    assert yaml.safe_load(nodes.read_text())["available_node_types"]["decoder"]["resources"] == {"CPU": 16, "decode": 16}
+    decoder = yaml.safe_load(nodes.read_text())["available_node_types"]["decoder"]
+    assert decoder["resources"] == {"CPU": 16, "decode": 16}
 
 
 def test_what_cannot_be_is_said_first(video_folder: Path) -> None:
