@@ -95,7 +95,7 @@ def measure(name: str, epochs: Sequence[Rows], order: SampleOrder | None, option
         epochs=_met_again(first, second, options.global_batch),
         reads_micro=_reads(first, options.micro_batch) if order else None,
         reads_buffer=_reads(first, options.buffer) if order else None,
-        microseconds=_cpu_seconds(lambda: order.rows(positions)) * 1e6 if order else None,
+        microseconds=cpu_seconds(lambda: order.rows(positions)) * 1e6 if order else None,
     )
 
 
@@ -157,7 +157,7 @@ def contenders(options: Options) -> Iterator[tuple[str, list[Rows], SampleOrder 
         yield f"shards, buffer {size}", [buffered(rows, size, epoch) for epoch, rows in enumerate(shards)], None
 
 
-def _cpu_seconds(call: Callable[[], object], times: int = 50) -> float:
+def cpu_seconds(call: Callable[[], object], times: int = 50) -> float:
     """Return the median CPU time of a call: other processes' work does not count."""
     taken = []
     for _ in range(times):
@@ -180,7 +180,7 @@ def at_scale(micro_batch: int) -> dict[str, float]:
     for name, build in builders.items():
         for where, first in (("start", 0), ("end", HUGE - micro_batch), ("1e18", 10**18)):
             positions = np.arange(first, first + micro_batch)
-            found[f"{name} {where}"] = _cpu_seconds(partial(_build_and_ask, build, positions)) * 1e3
+            found[f"{name} {where}"] = cpu_seconds(partial(_build_and_ask, build, positions)) * 1e3
     return found
 
 

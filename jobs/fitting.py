@@ -38,10 +38,7 @@ def check_cluster(recipe: Recipe, cluster: dict[str, float]) -> tuple[Resources,
         UserError: the run does not fit the cluster.
     """
     resources = resources_for(recipe, cluster)
-    resource = recipe.data.decoder_resource
-    if resource and resource not in cluster:
-        print(f"no node has {resource!r} yet: training begins when the cluster's autoscaler brings one", flush=True)
-    pool = recipe.data.pool(spare_cpus=spare_cpus(resources, cluster, resource))
+    pool = recipe.data.pool(spare_cpus=spare_cpus(resources, cluster, recipe.data.decoder_resource))
     check_room(recipe, resources, pool, cluster)
     return resources, pool
 
@@ -60,6 +57,9 @@ def fitting(recipe: Recipe, run: Path, split: ray.ObjectRef[Split], cluster: dic
         RunError: the run has a checkpoint, and it counts other samples or another order.
     """
     resources, pool = check_cluster(recipe, cluster)
+    resource = recipe.data.decoder_resource
+    if resource and resource not in cluster:
+        print(f"no node has {resource!r} yet: training begins when the cluster's autoscaler brings one", flush=True)
     samples = ray.get(split)
     _check_metric(recipe, samples)
     plan, agenda = plan_of(recipe, samples.training), agenda_of(recipe, len(samples.held_out))

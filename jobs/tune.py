@@ -33,7 +33,7 @@ from rich.table import Table
 from headrace.cli import RECIPE_FILE, named_list, parse, saved_recipe
 from headrace.cluster.launch import ray_cluster
 from headrace.cluster.space import check_exchange, check_space, derive
-from headrace.cluster.sweep import WORST, most_at_once, most_demanding, share_of
+from headrace.cluster.sweep import WORST, least_cpus, most_at_once, most_demanding, share_of
 from headrace.cluster.trainer import resources_for
 from headrace.cluster.tuner import EXCHANGES, TUNE, Sweep, SweepOptions, build_tuner, value_text
 from headrace.errors import RunError, UserError, did_you_mean, exit_with_sentence
@@ -61,8 +61,7 @@ def main(arguments: Sequence[str]) -> int:
 
     widest = most_demanding(recipe, sweep.space)  # of all that may be drawn: each trial finds room
     at_once = options.concurrent or most_at_once(widest, {"CPU": float(sources.cores())}, "cpu")
-    least = widest.train.workers + widest.data.pool(spare_cpus=1).least
-    with ray_cluster(at_once * least, options.dashboard, recipe.data.decoder_resource) as cluster:
+    with ray_cluster(at_once * least_cpus(widest), options.dashboard, recipe.data.decoder_resource) as cluster:
         at_once = options.concurrent or most_at_once(widest, cluster, resources_for(widest, cluster).device)
         at_once = min(at_once, sweep.trials)
         share = share_of(cluster, at_once)

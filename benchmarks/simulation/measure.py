@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ray.data._internal.execution.streaming_executor_state import OpBufferQueue
 
 from benchmarks.decode_report import Machine
+from benchmarks.order import cpu_seconds
 from benchmarks.simulation import paced, streams
 from benchmarks.simulation.coordinator import POLL_SECONDS
 from benchmarks.simulation.costs import Costs, fit_looks
@@ -166,13 +167,13 @@ def rank_block_seconds() -> float:
         min(enumerate(rows), key=lambda pair: pair[1])
         sum(held.values())
 
-    return _cpu_seconds(once) / _RANKS
+    return cpu_seconds(once) / _RANKS
 
 
 def order_seconds(micro_batch: int = 64) -> float:
     """Return the CPU to build an order of 10**10 samples and get a micro-batch near its end."""
     positions = np.arange(HUGE - micro_batch, HUGE)
-    return _cpu_seconds(lambda: Order(HUGE, 0).rows(positions))
+    return cpu_seconds(lambda: Order(HUGE, 0).rows(positions))
 
 
 def manifest_row() -> tuple[float, float]:
@@ -183,7 +184,7 @@ def manifest_row() -> tuple[float, float]:
     found = []
     for rows in _ROWS:
         manifest = _rows(rows)
-        found.append((manifest.table.nbytes, _cpu_seconds(partial(_look_through, manifest), times=1)))
+        found.append((manifest.table.nbytes, cpu_seconds(partial(_look_through, manifest), times=1)))
     (few_bytes, few_seconds), (many_bytes, many_seconds) = found
     more = _ROWS[1] - _ROWS[0]
     return (many_bytes - few_bytes) / more, (many_seconds - few_seconds) / more
@@ -225,16 +226,6 @@ def _rows(count: int) -> Manifest:
     }
     table = pa.table({name: pa.array(columns[name], SCHEMA.field(name).type) for name in SCHEMA.names}, schema=SCHEMA)
     return Manifest("made-up", table)
-
-
-def _cpu_seconds(call: Callable[[], object], times: int = 50) -> float:
-    """Return the median CPU of a call: other processes' work does not count."""
-    taken = []
-    for _ in range(times):
-        start = time.thread_time()
-        call()
-        taken.append(time.thread_time() - start)
-    return float(np.median(taken))
 
 
 def _with(decoder: str) -> Stream:

@@ -11,12 +11,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from live_run import steps_done, training, wait_until
 from ray.util import get_node_ip_address
 from slow_decoder import SECONDS_FILE
 from test_train import ROOT
@@ -38,18 +39,7 @@ LISTS = (
 )
 """What a whole cluster configuration has and this one needs not."""
 
-SMALL = {
-    "--data.height": 48,
-    "--data.width": 48,
-    "--augment.height": 48,
-    "--augment.width": 48,
-    "--data.sampling.frames": 8,
-    "--train.global-batch": 8,
-    "--train.micro-batch": 4,
-    "--wandb": "off",
-}
-MODEL = [str(word) for option in SMALL.items() for word in option]
-"""A model whose steps take half a second on a CPU: one decoder that does not wait is enough for it."""
+SLOW = ("--data.decoder", "slow_decoder:build", "--data.read-ahead", "8")
 
 NODES = """
 import json, ray
@@ -181,15 +171,6 @@ def _free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def wait_until(holds: Callable[[], bool], seconds: float, what: str) -> float:
-    """Wait, and return how long it took."""
-    start = time.monotonic()
-    while not holds():
-        assert time.monotonic() - start < seconds, f"{what}: not within {seconds:.0f} s"
-        time.sleep(1)
-    return time.monotonic() - start
-
-
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
     cluster = Cluster(tmp_path)
@@ -204,42 +185,12 @@ def pool_records(run: Path) -> list[PoolRecord]:
     return [record for record in read_records(run / "metrics.jsonl") if record["kind"] == "pool"]
 
 
-@contextlib.contextmanager
-def training(cluster: Cluster, source: Path, run: Path, *options: str) -> Iterator[None]:
-    """A run on the cluster that goes on until it is left."""
-    command = [sys.executable, str(ROOT / "jobs" / "train.py"), "hjepa_tiny", "--data.source", str(source)]
-    command += ["--data.decoder", "slow_decoder:build", "--data.read-ahead", "8", *MODEL, *options]
-    command += ["--train.steps", "1000000", "--train.checkpoint-every", "100000", "--output", str(run)]
-    log = run.parent / "train.log"
-    with log.open("w") as output:
-        train = subprocess.Popen(
-            command, env=cluster.environment, stdout=output, stderr=subprocess.STDOUT, cwd=run.parent
-        )
-    try:
-        yield
-    finally:
-        print(log.read_text())
-        train.send_signal(signal.SIGTERM)
-        try:
-            train.wait(60)
-        except subprocess.TimeoutExpired:
-            train.kill()
-
-
-def steps_done(run: Path) -> int:
-    if not (run / "metrics.jsonl").exists():
-        return 0
-    return max(
-        (record["step"] for record in read_records(run / "metrics.jsonl") if record["kind"] == "step"), default=0
-    )
-
-
 def test_decode_nodes_come_when_the_trainers_starve_and_go_when_they_are_idle(
     cluster: Cluster, video_folder: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     cluster.seconds.write_text("1.0")
-    with training(cluster, video_folder, run, "--data.decoders", "1..6"):
+    with training(cluster.environment, video_folder, run, *SLOW, "--data.decoders", "1..6"):
         came = wait_until(lambda: len(cluster.node_cpus()) >= 3, 240, "two decode nodes come")
         wait_until(lambda: pool_records(run)[-1]["to"] == 6, 60, "the pool is asked for all its decoders")
         cluster.seconds.write_text("0.0")
@@ -260,7 +211,8 @@ def test_decoders_stay_off_the_trainers_and_a_lost_decode_node_is_replaced(
 ) -> None:
     run = tmp_path / "run"
     cluster.seconds.write_text("0.2")
-    with training(cluster, video_folder, run, "--data.decoders", "1..2", "--data.decoder-resource", "decode"):
+    only = ("--data.decoders", "1..2", "--data.decoder-resource", "decode")
+    with training(cluster.environment, video_folder, run, *SLOW, *only):
         wait_until(lambda: steps_done(run) >= 3, 240, "a decode node comes, and training begins")
         [head] = [node for node in cluster.nodes() if not node["decodes"]]
         assert head["free"] == 1, "the worker is on the head, and no decoder is"

@@ -43,6 +43,7 @@ TOY_RECIPE = replace_all(TINY, {"train.steps": 60, "train.checkpoint_every": 15}
         (["demo", "--scheduler", "pbt", "--trials", "1"], "needs 2 at least"),
         (["demo", "--search", "bohb", "--scheduler", "pbt"], "scheduler of its own"),
         (["demo", "--search", "grid"], "cannot be counted"),
+        (["demo", "--search", "grid", "--scheduler", "pbt"], "draws for itself"),
         (["demo", "--metric", "held_out/lss"], "--metric held_out/lss: .*did you mean 'loss'"),
         (["demo", "--metric", "lss"], "did you mean 'loss'"),
         (["demo", "--train.evaluate.every", "0"], "say --train.evaluate.every N"),

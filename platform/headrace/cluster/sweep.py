@@ -200,7 +200,7 @@ def share_of(cluster: Mapping[str, float], concurrent: int) -> dict[str, float]:
 def most_at_once(recipe: Recipe, cluster: Mapping[str, float], device: str) -> int:
     """Return how many runs of a recipe fit a cluster at once, workers and the least number of decoders; 1 at least."""
     least = recipe.data.pool(spare_cpus=1).least
-    fits = [cluster.get("CPU", 0.0) / (recipe.train.workers + least)]
+    fits = [cluster.get("CPU", 0.0) / least_cpus(recipe)]
     gpus = (recipe.train.workers if device == "cuda" else 0) + least * recipe.data.decoder_gpus
     if gpus:
         fits.append(cluster.get("GPU", 0.0) / gpus)
@@ -214,11 +214,12 @@ def most_demanding(recipe: Recipe, space: Space) -> Recipe:
     """Return the recipe with the most workers and decoders that a space may draw."""
     for path in ("train.workers", "data.decoders"):
         drawn = [derive(recipe, {path: value}) for value in space.choices.get(path, ())]
-        recipe = max(drawn, key=_cpus, default=recipe)
+        recipe = max(drawn, key=least_cpus, default=recipe)
     return recipe
 
 
-def _cpus(recipe: Recipe) -> int:
+def least_cpus(recipe: Recipe) -> int:
+    """Return the CPUs without which a run does not begin: its workers', and those of the least number of decoders."""
     return recipe.train.workers + recipe.data.pool(spare_cpus=1).least
 
 

@@ -74,9 +74,8 @@ class SweepOptions(RecipeOptions):
     """Serve the Ray dashboard of an embedded sweep."""
 
     def __post_init__(self) -> None:
-        for name in ("trials",):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name} must be at least 1, got {getattr(self, name)}")
+        if self.trials < 1:
+            raise UserError(f"--trials must be at least 1, got {self.trials}")
         for name in ("concurrent", "retries"):
             if getattr(self, name) < 0:
                 raise UserError(f"--{name} must be at least 0, got {getattr(self, name)}")
@@ -84,6 +83,8 @@ class SweepOptions(RecipeOptions):
             raise UserError(f"--search bohb brings a scheduler of its own: leave out --scheduler {self.scheduler}")
         if self.scheduler in EXCHANGES and self.trials < 2:
             raise UserError(f"--scheduler {self.scheduler} exchanges settings between trials: it needs 2 at least")
+        if self.scheduler in EXCHANGES and self.search == "grid":
+            raise UserError(f"--scheduler {self.scheduler} draws for itself: leave out --search grid")
         draws = set() if self.scheduler in EXCHANGES else {self.search}  # those draw for themselves
         for asked in ({self.scheduler} | draws) & _NEEDS.keys():
             missing = [name for name in _NEEDS[asked] if importlib.util.find_spec(name) is None]
@@ -122,7 +123,7 @@ class Sweep:
     @property
     def trials(self) -> int:
         """How many there are in all."""
-        if self.options.search != "grid" or self.options.scheduler in EXCHANGES:
+        if self.options.search != "grid":
             return self.options.trials
         return math.prod(len(values) for values in self.space.choices.values())
 
