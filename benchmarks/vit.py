@@ -1,4 +1,4 @@
-"""Vision transformers of the sizes that people train, with random weights, as classifiers.
+"""Vision transformers of the sizes that people train, and one of nearly nothing, with random weights, as classifiers.
 
 The architecture is DINOv3's (Siméoni et al., arXiv 2508.10104) as transformers builds it: S/16, B/16, and H/16+ with
 its gated MLP.
@@ -17,9 +17,10 @@ from transformers import DINOv3ViTConfig, DINOv3ViTModel
 from headrace.batch import DeviceBatch
 from headrace.models import ModelConfig, Objective
 
-Size = Literal["S", "B", "H+"]
+Size = Literal["nothing", "S", "B", "H+"]
 
 _SIZES: dict[Size, dict[str, Any]] = {
+    "nothing": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 32},
     "S": {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "intermediate_size": 1536},
     "B": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
     "H+": {

@@ -8,6 +8,7 @@ lie in the run's folder afterwards, and the run goes on from its newest checkpoi
 from __future__ import annotations
 
 import faulthandler
+import math
 import time
 from pathlib import Path
 from types import TracebackType
@@ -36,6 +37,7 @@ class HangWatch:
 
     def __init__(self, run: Path, rank: int, minutes: float) -> None:
         self._path, self._seconds = run / STACKS.format(rank=rank), 60 * minutes
+        self._begun = -math.inf
 
     def __enter__(self) -> Self:
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,5 +54,9 @@ class HangWatch:
             self._path.unlink()
 
     def alive(self) -> None:
-        """Begin to wait anew."""
+        """Begin to wait anew; calls that follow each other closely are one, as each begins a thread."""
+        now = time.monotonic()
+        if now - self._begun < self._seconds / 100:
+            return
+        self._begun = now
         faulthandler.dump_traceback_later(self._seconds, exit=True, file=self._file)
