@@ -59,22 +59,25 @@ def micro_batches(
     *,
     step: int = 0,
     first: int = 0,
+    stream: int = 0,
 ) -> ray.data.Dataset:
-    """Return the stream of a run's micro-batches as strips, one row and one block each.
+    """Return a stream of a run's micro-batches as strips, one row and one block each.
 
     Args:
         split: reference to the samples; the plan's order counts those of training.
         plan: which samples stand where, and how they are read.
         agenda: which micro-batches are consumed, and when.
-        pool: bounds of the decode pool.
-        ranks: how many will share the stream.
+        pool: bounds of the decode pool, of all streams together.
+        ranks: how many will share the streams.
         step, first: completed steps, and the next micro-batch of training.
+        stream: which of `plan.data.streams`.
     """
-    stream_context(in_flight_bytes=ranks * plan.data.read_ahead * plan.micro_batch_bytes)
-    actors = ray.data.ActorPoolStrategy(min_size=pool.least, max_size=pool.most)
-    numbers = ray.data.read_datasource(
-        StripNumbers(agenda, plan.echo, step, first), num_cpus=0, concurrency=1, override_num_blocks=1
-    )
+    streams = plan.data.streams
+    stream_context(in_flight_bytes=ranks // streams * plan.data.read_ahead * plan.micro_batch_bytes)
+    size = pool.of_stream(stream, streams)
+    actors = ray.data.ActorPoolStrategy(min_size=size.least, max_size=size.most)
+    source = StripNumbers(agenda, plan.echo, step, first, stream, streams)
+    numbers = ray.data.read_datasource(source, num_cpus=0, concurrency=1, override_num_blocks=1)
     decoded: ray.data.Dataset = numbers.map_batches(
         Decode,
         fn_constructor_args=(split, plan),

@@ -157,7 +157,8 @@ def _encode(manifest: Manifest, recipe: Recipe, encoders: dict[str, Objective], 
     """Stream all samples once, unaugmented and in order, through each encoder. What fails to decode is left out."""
     device = next(next(iter(encoders.values())).parameters()).device
     augment = Augment(recipe.augment, device, training=False)
-    plan = Plan(Order(len(manifest), recipe.seed, "none"), recipe.data, batch, training=False, once=True)
+    data = replace(recipe.data, streams=1)  # one process takes all of it
+    plan = Plan(Order(len(manifest), recipe.seed, "none"), data, batch, training=False, once=True)
     agenda = Agenda(steps=-(-len(manifest) // batch))
     stream = micro_batches(ray.put(Split.whole(manifest)), plan, agenda, PoolSize(decoders, decoders))
     parts: dict[str, list[Tensor]] = {name: [] for name in (*encoders, RAW)}

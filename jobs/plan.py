@@ -104,7 +104,8 @@ def main(arguments: Sequence[str]) -> int:
         costs = _measure(manifest, recipe.data, rows, bar)
     step = measure_steps(recipe, device, options.steps)
     machine = Machine(options.cores or cores(), recipe.train.workers, recipe.train.threads, device.type)
-    needs = Needs(_mean(costs), step.clips_per_second, machine, HEADROOM)
+    block_clips = recipe.train.micro_batch * recipe.data.repeats
+    needs = Needs(_mean(costs), step.clips_per_second, block_clips, machine, HEADROOM)
     choices = list(_choices(manifest, recipe, rows[:COMPARED_CLIPS])) if options.compare else []
     choices = [replace(choice, decode_seconds=choice.decode_seconds * needs.decode_seconds) for choice in choices]
 
@@ -209,6 +210,9 @@ def _needs_table(needs: Needs) -> Table:
     spare = f"with {percent(needs.headroom - 1)} to spare"
     table.add_row(f"CPUs that decode for each {unit}", figure(needs.cpus_per_worker, 2), spare)
     table.add_row(f"decoders for {plural(machine.workers, unit)}", str(needs.decoders), "")
+    if needs.streams > 1:
+        rate = machine.workers * needs.demand / needs.block_clips
+        table.add_row("streams (--data.streams)", str(needs.streams), f"for {figure(rate)} blocks/s")
     table.add_row("cores here, and those that the training leaves", f"{machine.cores}, {machine.decode_cores}", "")
     table.add_row("waiting share here", percent(needs.wait_share), "estimated")
     return table

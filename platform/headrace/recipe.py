@@ -56,6 +56,11 @@ class Recipe:
                 f"--train.evaluate.every {self.train.evaluate.every} has nothing to evaluate on: hold out a share of "
                 f"the samples with --data.holdout, or name another source with --data.validation"
             )
+        if self.train.workers % self.data.streams:
+            raise UserError(
+                f"--data.streams {self.data.streams} must divide --train.workers {self.train.workers}: each of them "
+                f"feeds as many workers"
+            )
         if self.optim.name == "sophia-h" and self.train.parallel == "fsdp":
             raise UserError(
                 "sophia-h differentiates twice, which FSDP cannot: use --train.parallel ddp, or another --optim.name"

@@ -8,7 +8,7 @@ import pytest
 
 from headrace.cli import RunOptions, parse, saved_recipe
 from headrace.errors import UserError
-from headrace.recipe import load_recipe, replace_at, save_recipe
+from headrace.recipe import load_recipe, replace_all, replace_at, save_recipe
 from jobs.recipes import DEFAULT, RECIPES
 
 
@@ -82,6 +82,12 @@ def test_replace_at_names_the_nearest_field() -> None:
     assert replace_at(recipe, "train.steps", 500).train == replace(recipe.train, steps=500)
     with pytest.raises(UserError, match="TrainConfig has no field 'step': did you mean 'steps'"):
         replace_at(recipe, "train.step", 1)
+
+
+def test_streams_divide_the_workers() -> None:
+    values = {"train.workers": 6, "data.streams": 4, "train.global_batch": 48}
+    with pytest.raises(UserError, match=r"--data\.streams 4 must divide --train\.workers 6"):
+        replace_all(RECIPES["demo"](), values)
 
 
 def test_help_names_every_recipe_and_every_field(capsys: pytest.CaptureFixture[str]) -> None:

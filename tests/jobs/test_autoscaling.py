@@ -149,7 +149,8 @@ class Cluster:
     def nodes(self) -> list[dict[str, Any]]:
         """Return the nodes that are alive: id, CPUs, those that are free, and whether they decode."""
         asked = subprocess.run([sys.executable, "-c", NODES], env=self.environment, capture_output=True, text=True)
-        return json.loads(asked.stdout.splitlines()[-1]) if asked.returncode == 0 else []
+        answers = [line for line in asked.stdout.splitlines() if line.startswith("[{")]  # Ray may add words of its own
+        return json.loads(answers[-1]) if answers else []
 
     def stop(self) -> None:
         """End the head and all that it started."""

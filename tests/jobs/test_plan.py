@@ -27,7 +27,7 @@ LAPTOP = Machine(cores=2, workers=1, threads=1, device="cpu")
 
 
 def needs(machine: Machine, decode_seconds: float, demand: float) -> Needs:
-    return Needs(decode_seconds, demand, machine, headroom=1.1)
+    return Needs(decode_seconds, demand, block_clips=8, machine=machine, headroom=1.1)
 
 
 def test_the_cpus_of_a_gpu_are_its_clips_times_their_cost() -> None:
@@ -49,6 +49,12 @@ def test_workers_that_use_all_cores_share_them_with_the_decoders() -> None:
     crowded = needs(replace(LAPTOP, workers=2), decode_seconds=0.05, demand=10.0)
     assert crowded.supply == pytest.approx(2 / (0.05 + 0.1)), "a clip costs 50 ms to decode and 100 ms to train on"
     assert crowded.wait_share == pytest.approx(1 - (2 / 0.15) / 20)
+
+
+@pytest.mark.parametrize(("workers", "demand", "streams"), [(4, 200.0, 1), (64, 60.0, 4), (6, 400.0, 2), (5, 800.0, 5)])
+def test_streams_divide_the_workers_and_are_enough(workers: int, demand: float, streams: int) -> None:
+    """Of 8 clips a block, and 200 blocks a second."""
+    assert needs(replace(GPU_NODE, workers=workers), 0.1, demand).streams == streams
 
 
 def test_the_verdict_names_what_is_enough_or_what_would_help_most() -> None:

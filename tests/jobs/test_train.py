@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from headrace.observe.records import read_records
+from headrace.train.hang import STACKS
 from headrace.train.progress import newest_checkpoint, read_progress
 from jobs import index
 
@@ -205,6 +206,44 @@ def test_a_killed_decode_actor_costs_nothing_but_time(undisturbed: Path, source:
     actors[0].send_signal(signal.SIGKILL)
     finish(process)
     left, right = Ledger.of(undisturbed), Ledger.of(tmp_path / "run")
+    assert left.samples == right.samples
+    assert right.loss == pytest.approx(left.loss, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_two_streams_carry_what_one_does(
+    undisturbed: Path, source: Path, evaluated: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Also where a worker is killed, and both begin again."""
+    run = tmp_path / "run"
+    process = start(run, source, "--train.workers", "2", "--data.streams", "2", "--data.decoders", "2", *evaluated)
+    wait_for_step(run, 8, "checkpoint")
+    children(process, "ray::RayTrainWorker")[-1].send_signal(signal.SIGKILL)
+    finish(process)
+    left, right = Ledger.of(undisturbed), Ledger.of(run)
+    assert left.samples == right.samples
+    assert right.loss == pytest.approx(left.loss, rel=1e-5)
+    pools = [record for record in read_records(run / "metrics.jsonl") if record["kind"] == "pool"]
+    assert {(record["stream"], record["to"]) for record in pools} == {(0, 1), (1, 1)}
+    assert evaluations(run).keys() == evaluations(undisturbed).keys()
+
+
+@pytest.mark.slow
+def test_a_worker_that_stands_still_costs_nothing_but_time(
+    undisturbed: Path, source: Path, evaluated: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Its collective is never joined: the other worker hangs, says where, and all of them begin again."""
+    run = tmp_path / "run"
+    patience = ("--train.hang-minutes", "0.3")
+    process = start(run, source, "--train.workers", "2", "--data.decoders", "1", *evaluated, *patience)
+    wait_for_step(run, 8, "checkpoint")
+    children(process, "ray::RayTrainWorker")[-1].send_signal(signal.SIGSTOP)
+    said = finish(process)
+    [restart] = [r for r in read_records(run / "metrics.jsonl") if r["kind"] == "restart"]
+    assert restart["step"] in (8, 16)
+    assert "Timeout (0:00:18)!" in (run / STACKS.format(rank=0)).read_text()
+    assert "stacks-0.txt" in said, "where it hung is told"
+    left, right = Ledger.of(undisturbed), Ledger.of(run)
     assert left.samples == right.samples
     assert right.loss == pytest.approx(left.loss, rel=1e-5)
 

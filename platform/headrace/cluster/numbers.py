@@ -26,17 +26,19 @@ class StripNumbers(Datasource):
         agenda: what the run consumes.
         echo: which of it is decoded for itself.
         step, first: completed steps, and the next micro-batch of training.
+        stream, streams: which of how many this is; they share the agenda in turn.
     """
 
-    def __init__(self, agenda: Agenda, echo: Echo, step: int, first: int) -> None:
+    def __init__(self, agenda: Agenda, echo: Echo, step: int, first: int, stream: int = 0, streams: int = 1) -> None:
         super().__init__()
         self._agenda, self._echo, self._step, self._first = agenda, echo, step, first
+        self._stream, self._streams = stream, streams
 
     def get_name(self) -> str:
         return NAME
 
     def estimate_inmemory_data_size(self) -> int:
-        return 8 * self._agenda.lanes * (self._agenda.steps - self._step) // self._echo.repeats
+        return 8 * self._rows(self._step, self._agenda.steps)
 
     def get_read_tasks(self, *_: object, **__: object) -> list[ReadTask]:
         """Return few tasks that each give many blocks: their number must not grow with the run."""
@@ -45,11 +47,16 @@ class StripNumbers(Datasource):
 
     def _task(self, step: int, stop: int) -> ReadTask:
         agenda, echo, first = self._agenda, self._echo, self._first
+        stream, streams = self._stream, self._streams
         here = first + (step - self._step) * agenda.lanes
 
         def numbers() -> Iterator[pa.Table]:
-            for number in echo.decoded(agenda.numbers(step, here, stop), first):
+            for number in echo.decoded(agenda.numbers_of(stream, streams, step, here, stop), first):
                 yield pa.table({"number": [number]})
 
-        rows = (stop - step) * agenda.lanes // echo.repeats
+        rows = self._rows(step, stop)
         return ReadTask(numbers, BlockMetadata(num_rows=rows, size_bytes=8 * rows, input_files=None, exec_stats=None))
+
+    def _rows(self, step: int, stop: int) -> int:
+        """Return about how many there are from one step to another."""
+        return (stop - step) * self._agenda.lanes // (self._echo.repeats * self._streams)

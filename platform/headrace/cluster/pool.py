@@ -50,10 +50,13 @@ class PoolOfRun:
     Attributes:
         run: the run's folder.
         clips_per_block: clips that a decoder gives for one order.
+        stream, streams: for which of the run's streams; each takes an equal share of what the trainers take.
     """
 
     run: Path
     clips_per_block: int
+    stream: int = 0
+    streams: int = 1
 
 
 def scale_to_demand(stream: ray.data.Dataset, pool: PoolOfRun) -> None:
@@ -61,7 +64,7 @@ def scale_to_demand(stream: ray.data.Dataset, pool: PoolOfRun) -> None:
     context = stream.context
     callbacks = getattr(context, "custom_execution_callback_classes", None)
     if callbacks is None:
-        _write(pool.run, 0, _no_door("execution callbacks"))
+        _write(pool, 0, _no_door("execution callbacks"))
         return
     context.set_config(_SETTINGS, pool)
     if PoolCallback not in callbacks:
@@ -78,7 +81,7 @@ class PoolCallback:
             scaler = DemandScaler(executor, pool)
             registration = Registration(executor._cluster_autoscaler, executor._dataset_id)
         except (AttributeError, ImportError, TypeError) as error:
-            _write(pool.run, 0, _no_door(str(error)))
+            _write(pool, 0, _no_door(str(error)))
             return
         executor._actor_autoscaler, executor._cluster_autoscaler = scaler, registration
 
@@ -111,7 +114,7 @@ class DemandScaler:
         self._target = self._pool.current_size()
         self._lasting: frozenset[str] = frozenset()
         self._due = 0.0
-        _write(run.run, 0, Change(self._target, self._target, "the stream begins"), self._size)
+        _write(run, 0, Change(self._target, self._target, "the stream begins"), self._size)
 
     def try_trigger_scaling(self) -> None:
         """Read, decide and act; called many times a second by the thread that executes the stream."""
@@ -120,7 +123,7 @@ class DemandScaler:
             self._due = now + DECIDE_EVERY_SECONDS
             change = self._policy.decide(self._read(now))
             if change is not None:
-                _write(self._run.run, self._target, change, self._size)
+                _write(self._run, self._target, change, self._size)
                 self._target, self._lasting = change.decoders, lasting_nodes()
         missing = self._target - self._pool.current_size()
         if missing > 0:
@@ -140,6 +143,7 @@ class DemandScaler:
         settled = self._trainers.since(self._running_since)
         _, _, wait_share = rates([step for step in settled if step["time"] >= lately] or settled[-1:])
         starting += self._pool.num_restarting_actors()
+        demand, given = demand / self._run.streams, given / self._run.streams
         return Reading(now, running, starting, demand, given, wait_share, self._blocks.seconds_per_clip)
 
     def _give_back(self, count: int) -> None:
@@ -286,8 +290,8 @@ def _no_door(what: str) -> Change:
     return Change(0, 0, f"this Ray lacks what scaling by demand needs ({what}): the pool follows Ray's own scaling")
 
 
-def _write(run: Path, before: int, change: Change, size: PoolSize | None = None) -> None:
-    with MetricsWriter(run / METRICS_FILE) as metrics:
+def _write(pool: PoolOfRun, before: int, change: Change, size: PoolSize | None = None) -> None:
+    with MetricsWriter(pool.run / METRICS_FILE) as metrics:
         metrics.write(
             {
                 "kind": "pool",
@@ -299,5 +303,7 @@ def _write(run: Path, before: int, change: Change, size: PoolSize | None = None)
                 "most": size.most if size is not None else 0,
                 "cores": cluster_cores(),
                 "reason": change.reason,
+                "stream": pool.stream,
+                "streams": pool.streams,
             }
         )

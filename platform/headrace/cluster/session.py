@@ -13,7 +13,7 @@ from ray.train.v2._internal.execution.context import get_train_context as get_in
 from headrace.batch import BatchStream
 from headrace.cluster.blocks import from_row
 from headrace.cluster.context import HOLD_NONE
-from headrace.cluster.ingest import STREAM
+from headrace.cluster.ingest import stream_names
 from headrace.cluster.pool import cluster_cores
 from headrace.data.course import Course
 from headrace.data.echo import unfold
@@ -26,9 +26,10 @@ class RaySession:
     Args:
         run: the run's folder, which all workers can reach.
         course: what the run streams.
+        streams: in how many streams.
     """
 
-    def __init__(self, run: Path, course: Course) -> None:
+    def __init__(self, run: Path, course: Course, streams: int) -> None:
         context = ray.train.get_context()
         self.run = run
         self.rank: int = context.get_world_rank()
@@ -36,14 +37,18 @@ class RaySession:
         self.device: torch.device = ray.train.torch.get_device()
         self.cores = cluster_cores()
         self.course = course
+        self._streams = streams
 
     def batches(self, step: int, first: int) -> BatchStream:
         """Return this rank's share of the stream, which `ResumableStream` built to start there.
 
         Both read it from the newest checkpoint, and the feed checks what comes.
         """
-        shard = ray.train.get_dataset_shard(STREAM)
-        blocks = shard.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=HOLD_NONE)
+        # All ranks ask for all streams: Ray makes one when rank 0 asks for it.
+        shards = [ray.train.get_dataset_shard(name) for name in stream_names(self._streams)]
+        blocks = shards[self.rank % self._streams].iter_batches(
+            batch_size=None, batch_format="numpy", prefetch_batches=HOLD_NONE
+        )
         mine = self.course.agenda.numbers_of(self.rank, self.world_size, step, first)
         return unfold(map(from_row, blocks), mine)
 

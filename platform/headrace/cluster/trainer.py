@@ -1,8 +1,8 @@
 """A recipe on Ray Train: who runs where, what happens when one dies.
 
 TorchTrainer
-  stream     evaluated at every start of the workers, also after a failure: it begins where the newest
-             checkpoint stands, and spans all epochs to the last step
+  streams    evaluated at every start of the workers, also after a failure: they begin where the newest
+             checkpoint stands, and span all epochs to the last step
   workers    n processes, one device each, torch.distributed between them; each runs `train`
 """
 
@@ -19,8 +19,9 @@ from ray.exceptions import RayActorError
 from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from headrace.cluster.ingest import STREAM, ResumableStream, RoundRobin, StreamBuilder
+from headrace.cluster.ingest import ResumableStream, RoundRobin, StreamBuilder, stream_names
 from headrace.cluster.launch import serves_dashboard
+from headrace.cluster.pool import PoolOfRun
 from headrace.data.agenda import Agenda
 from headrace.data.config import PoolSize
 from headrace.data.course import Course
@@ -197,16 +198,21 @@ def build_trainer(
         recipe: the run.
         course: what it streams.
         run: its folder, which the driver and all workers can reach.
-        stream_from: builds the stream from where the run stands.
+        stream_from: builds a stream from where the run stands.
         resources: what `resources_for` decided.
     """
     # Ray's own list of the run's checkpoints: with it, Ray would not start once one of them was deleted.
     (run / _RAY_SNAPSHOT).unlink(missing_ok=True)
-    micro_batch = recipe.train.micro_batch
+    micro_batch, streams = recipe.train.micro_batch, recipe.data.streams
     return Trainer(
         partial(_work, recipe, run, course),
-        datasets={STREAM: ResumableStream(run, micro_batch, stream_from, micro_batch * recipe.data.repeats)},
-        dataset_config=RoundRobin(),
+        datasets={
+            name: ResumableStream(
+                micro_batch, stream_from, PoolOfRun(run, micro_batch * recipe.data.repeats, stream, streams)
+            )
+            for stream, name in enumerate(stream_names(streams))
+        },
+        dataset_config=RoundRobin(streams),
         torch_config=TorchConfig(backend="nccl" if resources.device == "cuda" else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=recipe.train.workers,
@@ -251,7 +257,7 @@ def _work(recipe: Recipe, run: Path, course: Course) -> None:
         return  # Ray starts lost workers again, whatever the reason; this one would come again too
     torch.set_num_threads(recipe.train.threads)
     try:
-        train(recipe, RaySession(run, course))
+        train(recipe, RaySession(run, course, recipe.data.streams))
     except Exception as error:
         sentence = final_sentence(error)
         if sentence is not None:

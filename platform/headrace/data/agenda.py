@@ -11,7 +11,8 @@ One stream carries both. So evaluations are decoded ahead by the pool that decod
 next one, and no step waits for decoders that were busy with something else.
 
 With n workers, worker r takes every n-th number from the r-th on. Steps and evaluations are whole rounds of all
-workers, so each worker knows what comes next.
+workers, so each worker knows what comes next. Several streams share an agenda likewise: the s-th of m carries what the
+s-th of m workers would take. Where m divides n, that is what the workers s, s + m, s + 2 m, ... take, in turn.
 """
 
 from __future__ import annotations
@@ -55,9 +56,9 @@ class Agenda:
             if self.is_evaluated(done):
                 yield from (~number for number in range(self.held_out))
 
-    def numbers_of(self, rank: int, ranks: int, step: int, first: int) -> Iterator[int]:
-        """Yield the share of one worker of `ranks`; see `numbers`."""
-        return islice(self.numbers(step, first), rank, None, ranks)
+    def numbers_of(self, rank: int, ranks: int, step: int, first: int, stop: int | None = None) -> Iterator[int]:
+        """Yield the share of one worker, or stream, of `ranks`; see `numbers`."""
+        return islice(self.numbers(step, first, stop), rank, None, ranks)
 
 
 def is_held_out(number: int) -> bool:

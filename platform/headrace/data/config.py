@@ -22,6 +22,11 @@ class PoolSize:
     least: int
     most: int
 
+    def of_stream(self, stream: int, streams: int) -> PoolSize:
+        """Return the bounds of one of several pools that have these together."""
+        least, most = (size // streams + (stream < size % streams) for size in (self.least, self.most))
+        return PoolSize(least, most)
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -61,6 +66,10 @@ class DataConfig:
 
     read_ahead: int = 32
     """Micro-batches that may lie decoded in the object store, for each training worker."""
+
+    streams: int = 1
+    """Coordinators that share the stream, each with decoders and training workers of its own, as many as the others.
+    One hands out some 200 micro-batches a second. Samples and their order are the same however many there are."""
 
     shuffle: Shuffle = "full"
     """Order of the samples. full: another permutation of all of them each epoch. chunk: likewise, but neighbours in a
@@ -112,7 +121,7 @@ class DataConfig:
             raise UserError(f"--data.failures is a share between 0 and 1, got {self.failures}")
         if self.read_ahead < 1:
             raise UserError(f"--data.read-ahead must be at least 1, got {self.read_ahead}")
-        for name in ("repeats", "repeats_apart"):
+        for name in ("streams", "repeats", "repeats_apart"):
             if getattr(self, name) < 1:
                 raise UserError(f"--data.{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
         self._check_cache()
@@ -174,17 +183,23 @@ class DataConfig:
         return Cache(Path(self.cache_folder).expanduser() if self.cache_folder else default_folder(), self.cache_bytes)
 
     def pool(self, spare_cpus: int) -> PoolSize:
-        """Return the bounds of the decode pool where the trainers leave `spare_cpus` CPUs.
+        """Return the bounds of the decode pool where the trainers leave `spare_cpus` CPUs: a decoder for each stream
+        at least.
 
         Raises:
-            UserError: `decoders` is neither "auto", a number nor MIN..MAX.
+            UserError: `decoders` is neither "auto", a number nor MIN..MAX, or not enough for all streams.
         """
         if self.decoders == "auto":
-            return PoolSize(1, max(1, spare_cpus))
+            return PoolSize(self.streams, max(self.streams, spare_cpus))
         match = re.fullmatch(r"(\d+)(?:\.\.(\d+))?", self.decoders)
         if not match:
             raise UserError(f"--data.decoders is a number, MIN..MAX or auto, got {self.decoders!r}")
         least, most = int(match[1]), int(match[2] or match[1])
         if not 1 <= least <= most:
             raise UserError(f"--data.decoders needs at least 1 decoder and MIN <= MAX, got {self.decoders!r}")
-        return PoolSize(least, most)
+        if most < self.streams:
+            raise UserError(
+                f"--data.streams {self.streams} needs a decoder for each, but --data.decoders allows {most}: raise it, "
+                f"or take fewer streams"
+            )
+        return PoolSize(max(least, self.streams), most)

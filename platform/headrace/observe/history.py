@@ -41,7 +41,7 @@ class History:
         first: the first of them, also when it is no longer held.
         evaluations: on held-out samples, of steps that still count, ascending.
         checkpoints: every one that was written.
-        pool: what was asked of the decode pool, and why; the newest POOL_ROWS.
+        pool: what was asked of the decode pool, or of those of all streams together, and why; the newest POOL_ROWS.
         refused: steps that were left out, of those that still count.
         failures: samples that failed, by reason; failure_rows: the first FAILURE_ROWS of them.
         profile: the newest.
@@ -69,6 +69,7 @@ class History:
         self._warm_ups: set[int] = set()
         self._warming_up = True
         self._newest_time: float | None = None
+        self._pools: dict[float, PoolRecord] = {}  # of streams
 
     def add(self, record: Record) -> None:
         """Take in the next record."""
@@ -91,7 +92,7 @@ class History:
         elif record["kind"] == "profile":
             self.profile = record
         elif record["kind"] == "pool":
-            self.pool.append(record)
+            self._take_pool(record)
         else:
             self.end = record
 
@@ -169,6 +170,22 @@ class History:
             self._warming_up = False
         self.steps.append(record)
         self.first = self.first or record
+
+    def _take_pool(self, record: PoolRecord) -> None:
+        """Keep what was asked of the pools of all streams together."""
+        streams = number(record, "streams")
+        if not streams > 1:
+            self.pool.append(record)
+            return
+        pools = {other: pool for other, pool in self._pools.items() if number(pool, "streams") == streams}
+        self._pools = pools | {number(record, "stream"): record}
+        whole = record.copy()
+        whole["from"] = sum(pool["to"] for pool in pools.values())
+        whole["to"] = sum(pool["to"] for pool in self._pools.values())
+        whole["needed"] = sum(pool["needed"] for pool in self._pools.values())
+        whole["least"] = sum(pool["least"] for pool in self._pools.values())
+        whole["most"] = sum(pool["most"] for pool in self._pools.values())
+        self.pool.append(whole)
 
     def _take_failure(self, record: FailureRecord) -> None:
         sample = (str(record.get("shard", "")), str(record.get("key", "")))

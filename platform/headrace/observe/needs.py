@@ -7,6 +7,7 @@
     decoders' cores          C - n            on GPUs: each worker keeps one core
                              C - n threads    on the CPU
     waiting share            1 - S / D        supply S = cores / c, demand D = n d, where S < D
+    streams                  D / (b k)        of b clips a block and k blocks/s each, as many as divide the workers
 
 Where the model runs on the CPU and leaves the decoders no core, both take turns on the same ones: a clip then costs
 c + threads / d core seconds in all, and S = C / (c + threads / d).
@@ -16,6 +17,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+
+BLOCKS_PER_SECOND = 200.0
+"""That one stream hands out, with some to spare: 270 were measured on one slow core."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +44,13 @@ class Needs:
     Attributes:
         decode_seconds: CPU seconds for each clip.
         demand: clips/s of one worker.
+        block_clips: clips that a decoder gives in one go.
         headroom: spare of the decode pool, at least 1.
     """
 
     decode_seconds: float
     demand: float
+    block_clips: int
     machine: Machine
     headroom: float
 
@@ -71,6 +77,13 @@ class Needs:
             return machine.decode_cores / self.decode_seconds
         beside = machine.threads / self.demand if machine.device == "cpu" else 0.0
         return machine.cores / (self.decode_seconds + beside)
+
+    @property
+    def streams(self) -> int:
+        """Streams that hand out what all workers take: the least number that divides the workers and is enough."""
+        workers = self.machine.workers
+        wanted = workers * self.demand / self.block_clips / BLOCKS_PER_SECOND
+        return next((count for count in range(1, workers) if workers % count == 0 and count >= wanted), workers)
 
     @property
     def wait_share(self) -> float:

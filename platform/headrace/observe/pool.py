@@ -6,14 +6,16 @@ import bisect
 
 from headrace.observe.figures import one_line
 from headrace.observe.history import History
-from headrace.observe.records import PoolRecord
+from headrace.observe.records import PoolRecord, number
 
 
 def pool_text(change: PoolRecord, arrow: str = "→") -> str:
-    """Return a change and its reason: 3 → 6: training waits 34 % of its time, …"""
+    """Return a change and why; of several streams, also which: 3 → 6: training waits 34 % of its time, …"""
     before, after = change["from"], change["to"]
     size = f"{before} {arrow} {after}" if before and before != after else f"{after}"
-    return f"{size}: {one_line(change.get('reason', ''))}"
+    streams = number(change, "streams")
+    stream = f"stream {number(change, 'stream') + 1:.0f} of {streams:.0f}: " if streams > 1 else ""
+    return f"{size}: {stream}{one_line(change.get('reason', ''))}"
 
 
 def pool_changes(history: History) -> list[tuple[int, PoolRecord]]:

@@ -203,11 +203,13 @@ PoolRecord = TypedDict(
         "most": int,
         "cores": int,
         "reason": str,
+        "stream": int,
+        "streams": int,
     },
 )
-"""The decode pool is to have `to` decoders in place of `from`, between its bounds `least` and `most`; the trainers
-could use `needed`, and the cluster has `cores` now. Where from and to are equal, its bounds hold it back. Sizes are 0
-where Ray scales the pool itself."""
+"""The decode pool of a stream is to have `to` decoders in place of `from`, between its bounds `least` and `most`; its
+trainers could use `needed`, and the cluster has `cores` now. Where from and to are equal, its bounds hold it back.
+Sizes are 0 where Ray scales the pool itself. `stream` counts from 0 among the run's `streams`."""
 
 
 class EndRecord(TypedDict):

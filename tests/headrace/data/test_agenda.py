@@ -58,3 +58,17 @@ def test_the_source_gives_what_is_decoded_whatever_its_tasks() -> None:
     given_out = [block["number"][0].as_py() for task in tasks for block in task()]
     assert given_out == list(echo.decoded(agenda.numbers(1000, 2000), 2000))
     assert sum(map(is_held_out, given_out)) == 2 * 4
+
+
+@given(agenda=agendas(), repeats=st.integers(1, 3), streams=st.sampled_from([1, 2]), done=st.integers(0, 40))
+def test_each_stream_carries_what_its_workers_take(agenda: Agenda, repeats: int, streams: int, done: int) -> None:
+    workers, step = 4, min(done, agenda.steps - 1)
+    echo, first = Echo.of(repeats, 3, agenda.lanes), step * agenda.lanes
+    for stream in range(streams):
+        tasks = StripNumbers(agenda, echo, step, first, stream, streams).get_read_tasks()
+        carried = [block["number"][0].as_py() for task in tasks for block in task()]
+        takes = [
+            echo.decoded(agenda.numbers_of(rank, workers, step, first), first)
+            for rank in range(stream, workers, streams)
+        ]
+        assert carried == [number for round_ in zip(*takes, strict=True) for number in round_]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.index import index
-from headrace.data.config import DataConfig
+from headrace.data.config import DataConfig, PoolSize
 from headrace.data.manifest import Manifest
 from headrace.data.order import Order
 from headrace.data.reader import BatchReader, Plan
@@ -95,7 +95,10 @@ def test_a_shard_that_shrank_is_no_bad_sample(video_folder: Path) -> None:
         BatchReader(manifest, Plan(Order(8, 0, "none"), DATA, 8)).read(0)
 
 
-@pytest.mark.parametrize("settings", [{"height": 0}, {"failures": 2.0}, {"decoders": "many"}, {"read_ahead": 0}])
+@pytest.mark.parametrize(
+    "settings",
+    [{"height": 0}, {"failures": 2.0}, {"decoders": "many"}, {"read_ahead": 0}, {"streams": 3, "decoders": "2"}],
+)
 def test_impossible_settings(settings: dict[str, object]) -> None:
     with pytest.raises(UserError):
         DataConfig(**settings)  # type: ignore[arg-type]
@@ -107,6 +110,13 @@ def test_impossible_settings(settings: dict[str, object]) -> None:
 def test_the_bounds_of_the_pool(decoders: str, spare: int, bounds: tuple[int, int]) -> None:
     pool = DataConfig(decoders=decoders).pool(spare)
     assert (pool.least, pool.most) == bounds
+
+
+def test_streams_share_the_pool() -> None:
+    pool = DataConfig(decoders="5..9", streams=4).pool(0)
+    shares = [pool.of_stream(stream, 4) for stream in range(4)]
+    assert [(share.least, share.most) for share in shares] == [(2, 3), (1, 2), (1, 2), (1, 2)]
+    assert DataConfig(streams=4).pool(2) == PoolSize(4, 4)
 
 
 def test_key_frames_only(video_folder: Path) -> None:

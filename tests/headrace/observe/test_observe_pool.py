@@ -43,6 +43,18 @@ def with_changes(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [records[0], change(records[0]["time"], 0, 3), *records[1:before_last], grows, *records[before_last:]]
 
 
+def test_the_pools_of_several_streams_are_one() -> None:
+    of = [{"stream": stream, "streams": 2, "most": 8} for stream in range(2)]
+    began = [change(0.0, 0, 3, **of[0]), change(0.0, 0, 2, **of[1])]
+    history = history_of([*began, change(1.0, 2, 5, **of[1])])
+    sizes = [(record["from"], record["to"], record["needed"], record["most"]) for record in history.pool]
+    assert sizes == [(0, 3, 3, 8), (3, 5, 5, 16), (5, 8, 8, 16)]
+    assert pool_text(history.pool[-1]) == f"5 → 8: stream 2 of 2: {REASON}"
+    history.add(change(2.0, 0, 4))  # type: ignore[arg-type]  # the run goes on in one stream
+    assert history.newest_pool is not None
+    assert history.newest_pool["to"] == 4
+
+
 def test_a_change_is_told_with_its_reason(fake: Fake) -> None:
     history = history_of(with_changes(fake(20, end=None)))
     assert [pool_text(item) for _, item in pool_changes(history)] == [f"3: {REASON}", f"3 → 6: {REASON}"]
