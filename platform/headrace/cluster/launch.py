@@ -14,15 +14,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Literal
+from typing import Any, Literal
 
 import ray
 
-from headrace.errors import final_sentence
+from headrace.errors import RunError, final_sentence
 from headrace.observe.records import METRICS_FILE, MetricsWriter
 from headrace.train.progress import FAILED_FILE, STOP_FILE, newest_checkpoint, read_progress
 
 ERROR_FILE = "error.txt"
+START_TRIES = 2
 _STATE_TRACKING = "RAY_TRAIN_ENABLE_STATE_TRACKING"
 
 
@@ -34,6 +35,9 @@ def ray_cluster(cpus: int, dashboard: bool, resource: str = "") -> Iterator[dict
         cpus: CPUs that an embedded cluster counts, at least; they may be more than the machine has.
         dashboard: whether an embedded cluster serves Ray's dashboard.
         resource: custom resource of which an embedded cluster has as many as CPUs; none if not given.
+
+    Raises:
+        RunError: an embedded one does not start.
     """
     for name in ("ray", "ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -45,18 +49,31 @@ def ray_cluster(cpus: int, dashboard: bool, resource: str = "") -> Iterator[dict
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
     else:
         cpus = max(cpus, os.cpu_count() or 1)
-        ray.init(
-            "local",
-            num_cpus=cpus,
-            resources={resource: cpus} if resource else None,
-            include_dashboard=dashboard,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        _start_ray(num_cpus=cpus, resources={resource: cpus} if resource else None, include_dashboard=dashboard)
     try:
         yield {name: float(value) for name, value in ray.cluster_resources().items()}
     finally:
         ray.shutdown()
+
+
+def _start_ray(**settings: Any) -> None:
+    """Start Ray in this process; once more if the machine was so busy that its first start took Ray's 30 seconds.
+
+    Raises:
+        RunError: Ray did not come up.
+    """
+    for left in range(START_TRIES - 1, -1, -1):
+        try:
+            ray.init("local", log_to_driver=False, logging_level=logging.ERROR, **settings)
+        except Exception as error:  # Ray raises no class of its own
+            ray.shutdown()
+            if left == 0 or "timed out" not in str(error):
+                raise RunError(
+                    f"Ray did not start on this machine: {_last_line(error)} Its logs are in "
+                    f"session_latest/logs of its folder, /tmp/ray; a machine that is busy or full is the usual reason"
+                ) from error
+        else:
+            return
 
 
 def serves_dashboard() -> bool:

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+from typing import Any
+from unittest.mock import MagicMock
+
+import pytest
+import ray
+
+from headrace.cluster.launch import ray_cluster
+from headrace.errors import RunError
+
+TIMED_OUT = "The current node timed out during startup. This could happen because the raylet failed to start."
+
+
+@pytest.fixture
+def starts(monkeypatch: pytest.MonkeyPatch) -> MagicMock:
+    """Stand in for `ray.init`."""
+    init = MagicMock()
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", MagicMock())
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4})
+    return init
+
+
+def test_a_start_that_timed_out_is_tried_once_more(starts: MagicMock) -> None:
+    starts.side_effect = [Exception(TIMED_OUT), None]
+    with ray_cluster(cpus=4, dashboard=False) as resources:
+        assert resources == {"CPU": 4.0}
+    assert starts.call_count == 2
+
+
+@pytest.mark.parametrize(("errors", "tries"), [([TIMED_OUT] * 2, 2), (["no space left on device"], 1)])
+def test_a_ray_that_does_not_start_is_one_sentence(starts: MagicMock, errors: list[Any], tries: int) -> None:
+    starts.side_effect = [Exception(error) for error in errors]
+    with pytest.raises(RunError, match="Ray did not start on this machine: "), ray_cluster(cpus=4, dashboard=False):
+        raise AssertionError
+    assert starts.call_count == tries
