@@ -75,7 +75,7 @@ class BatchOptions:
     """Largest micro-batch that is tried."""
 
     limit_gigabytes: float | None = None
-    """On the CPU, which has no memory of its own to run out of: memory that each worker may take."""
+    """On the CPU, which has no memory of its own to run out of: what training may take of it in each worker."""
 
     def __post_init__(self) -> None:
         if self.most < 1:

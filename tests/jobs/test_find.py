@@ -110,7 +110,7 @@ def test_lr(video_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 def test_batch_under_a_limit_of_memory(tmp_path: Path) -> None:
     """In a process of its own, which the limit stays with."""
-    command = [sys.executable, str(ROOT / "jobs" / "find.py"), "batch", *SMALL, "--limit-gigabytes", "2.5"]
+    command = [sys.executable, str(ROOT / "jobs" / "find.py"), "batch", *SMALL, "--limit-gigabytes", "1"]
     ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     *tried, verdict = ended.stdout.strip().splitlines()
@@ -124,7 +124,7 @@ def test_batch_under_a_limit_of_memory(tmp_path: Path) -> None:
 def test_batch_over_workers_that_share_the_model(parallel: str, tmp_path: Path) -> None:
     """Each size on all workers; the limit is met by one that has no room, and the next one is tried all the same."""
     command = [sys.executable, str(ROOT / "jobs" / "find.py"), "batch", *SMALL, "--train.workers", "2"]
-    command += ["--train.parallel", parallel, "--limit-gigabytes", "1.6", "--most", "2048"]
+    command += ["--train.parallel", parallel, "--limit-gigabytes", "0.5", "--most", "2048"]
     ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=900, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     *tried, verdict = ended.stdout.strip().splitlines()

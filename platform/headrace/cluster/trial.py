@@ -9,6 +9,7 @@ from __future__ import annotations
 import resource
 import tempfile
 from functools import partial
+from pathlib import Path
 
 import torch
 from ray.exceptions import RayActorError
@@ -18,6 +19,8 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from headrace.cluster.trainer import Resources
 from headrace.recipe import Recipe
 
+_STATM = Path("/proc/self/statm")
+
 
 def try_on_workers(recipe: Recipe, resources: Resources, limit_gigabytes: float | None) -> None:
     """Take two steps of a recipe on all of its workers, on noise.
@@ -25,7 +28,7 @@ def try_on_workers(recipe: Recipe, resources: Resources, limit_gigabytes: float 
     Args:
         recipe: whose workers, micro-batch and sharing count.
         resources: what each worker gets.
-        limit_gigabytes: memory that each worker may take, on a CPU.
+        limit_gigabytes: memory that training may take of each worker, on a CPU.
 
     Raises:
         torch.OutOfMemoryError: on one of them at least it does not fit, or a worker died of it.
@@ -72,6 +75,10 @@ def _work(recipe: Recipe, limit_gigabytes: float | None) -> None:
 
 
 def limit_memory(gigabytes: float) -> None:
-    """Let this process take no more memory than that."""
+    """Let this process take no more memory than that beyond what it holds: threads of Ray alone hold a gigabyte of it.
+
+    Linux keeps the limit; other systems may not.
+    """
+    data_pages = int(_STATM.read_text().split()[5]) if _STATM.exists() else 0
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (int(gigabytes * 1e9), hard))
+    resource.setrlimit(resource.RLIMIT_DATA, (data_pages * resource.getpagesize() + int(gigabytes * 1e9), hard))

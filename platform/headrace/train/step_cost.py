@@ -49,9 +49,10 @@ def measure_steps(recipe: Recipe, device: torch.device, steps: int) -> StepCost:
     """
     train = recipe.train
     torch.set_num_threads(train.threads)
-    trainable = build_trainable(recipe, device)
     seconds = []
+    # The feed comes first: a thread that begins where memory has run out would never say so.
     with attention_kernels(train.attention, train.flash), noise_feed(recipe, device) as feed:
+        trainable = build_trainable(recipe, device)
         for step in range(WARM_UP_STEPS + steps):
             start = time.perf_counter()
             result = train_step(trainable, feed, step, (recipe.seed, 0), train, recipe.optim)
