@@ -85,12 +85,15 @@ def best_of(results: tune.ResultGrid) -> float:
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.usefixtures("cluster")
-def test_pbt_exploits_and_beats_random(tmp_path: Path) -> None:
+@pytest.mark.parametrize("scheduler", ["pbt", "pb2"])
+def test_those_that_exploit_beat_random(scheduler: str, tmp_path: Path) -> None:
     """No rate is good in both halves of a run: only who changes it wins."""
+    if scheduler == "pb2":
+        pytest.importorskip("sklearn")
     _, random = toy_sweep(tmp_path / "random", trials=4, scheduler="none", search="random")
-    _, exploited = toy_sweep(tmp_path / "pbt", trials=4, scheduler="pbt")
+    _, exploited = toy_sweep(tmp_path / "exploited", trials=4, scheduler=scheduler)
     assert best_of(exploited) < best_of(random)
-    taken_over = [path for path in (tmp_path / "pbt" / TRIALS).glob("*/1") if path.is_dir()]
+    taken_over = [path for path in (tmp_path / "exploited" / TRIALS).glob("*/1") if path.is_dir()]
     assert taken_over, "no trial went on from another's checkpoint"
     for run in taken_over:
         first = read_progress(complete_checkpoints(run)[0]).step
