@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -34,6 +35,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 _LIMIT_SECONDS = 600.0
 _GRACE_SECONDS = 15.0
 _LOOK_SECONDS = 0.2  # from one look at the memory to the next
+_DECODE_ACTOR = "MapWorker(MapBatches(Decode))"  # as Ray titles its process
 _ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS")}
 
 FIRST, WARM, LAST, DONE = "first batch", "warm", "last batch", "done"
@@ -69,6 +71,8 @@ class Run:
         clips_per_second: once running: between the last batch of the warm-up and the last batch.
         whole_clips_per_second: from the start of the process to the last batch.
         cpu_seconds_per_clip: once running, of all its processes.
+        decode_cpu_share: of that, what headrace's decode actors take; NaN for the others. What the machine does
+            beside it, which moves clips/s by a third, does not move this.
         memory_bytes: peak of the proportional set sizes of all its processes: what they share counts once.
         shared_bytes: the part of it that lies in shared memory.
     """
@@ -78,6 +82,7 @@ class Run:
     clips_per_second: float
     whole_clips_per_second: float
     cpu_seconds_per_clip: float
+    decode_cpu_share: float = math.nan
     memory_bytes: int = 0
     shared_bytes: int = 0
 
@@ -121,7 +126,7 @@ def run(contender: Contender, task: Task, warm: int, *, memory: bool = False, ke
         if memory:
             watcher.start()
         times: dict[str, float] = {}
-        cpu: dict[str, float] = {}
+        cpu: dict[str, tuple[float, float]] = {}
         for line in marks:
             name, at = json.loads(line)
             times[name] = at
@@ -133,12 +138,14 @@ def run(contender: Contender, task: Task, warm: int, *, memory: bool = False, ke
         if LAST not in times:
             raise StreamError(_last_words(process, said))
     clips, window = task.batches * task.batch, (task.batches - warm) * task.batch
+    used, decoding = (last - first for last, first in zip(cpu[LAST], cpu[WARM], strict=True))
     return Run(
         first_batch_seconds=times[FIRST] - start,
         ray_seconds=times.get("ray is up", 0.0) - times.get("ray starts", 0.0),
         clips_per_second=window / (times[LAST] - times[WARM]),
         whole_clips_per_second=clips / (times[LAST] - start),
-        cpu_seconds_per_clip=(cpu[LAST] - cpu[WARM]) / window,
+        cpu_seconds_per_clip=used / window,
+        decode_cpu_share=decoding / used if decoding else math.nan,
         memory_bytes=watch.memory_bytes,
         shared_bytes=watch.shared_bytes,
     )
@@ -230,14 +237,16 @@ def _session(leader: int) -> list[Any]:
     return found
 
 
-def _cpu_seconds(process: int) -> float:
-    """Return the CPU time that a process and its descendants used, those included that ended."""
-    total = 0.0
+def _cpu_seconds(process: int) -> tuple[float, float]:
+    """Return the CPU time of a process and its descendants, those included that ended, and its decode actors' part."""
+    total = decoding = 0.0
     for member in _family(process):
         with contextlib.suppress(_psutil().NoSuchProcess):
             times = member.cpu_times()
-            total += times.user + times.system + times.children_user + times.children_system
-    return total
+            used = times.user + times.system + times.children_user + times.children_system
+            total += used
+            decoding += used if any(_DECODE_ACTOR in word for word in member.cmdline()) else 0.0
+    return total, decoding
 
 
 def _memory(process: int) -> tuple[int, int]:

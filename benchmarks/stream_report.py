@@ -14,6 +14,7 @@ from benchmarks.decode_report import Machine
 from benchmarks.loaders.contract import SIZE
 from benchmarks.scores import Spread
 from benchmarks.stream_scores import AIMS, OURS, Measured, Quantity, Role, is_met, judged
+from headrace.observe.figures import percent
 
 _MEBIBYTE = 1 << 20
 _COLOURS: dict[Role, Colour] = {"ours": "main", "peer": "faint", "ceiling": "third"}
@@ -41,6 +42,9 @@ def print_corpus(corpus: Measured) -> None:
     """Print the table of a corpus, and what is left out of it."""
     console = _console()
     console.print(_table(corpus))
+    share = _decode_cpu_share(corpus)
+    if share is not None:
+        console.print(f"{OURS}: {percent(share.median)} of its CPU time is its decode actors'", highlight=False)
     for name, reason in [*corpus.wrong.items(), *((f"clip {name}", why) for name, why in corpus.left_out.items())]:
         console.print(f"left out: {name} ({reason})", style="dim", markup=False, highlight=False)
 
@@ -91,6 +95,7 @@ def _corpus_summary(corpus: Measured) -> dict[str, Any]:
         "vs_best_peer": _round(corpus.vs_best_peer),
         "first_batch_ratio": _round(corpus.first_batch_ratio()),
         "first_batch_ratio_ray_up": _round(corpus.first_batch_ratio(ray_up=True)),
+        "decode_cpu_share": _round(_decode_cpu_share(corpus)),
         "contenders": {
             name: {
                 **{quantity: _round(corpus.spread(name, quantity)) for quantity in quantities},
@@ -102,6 +107,10 @@ def _corpus_summary(corpus: Measured) -> dict[str, Any]:
         "wrong": dict(corpus.wrong),
         "left_out": dict(corpus.left_out),
     }
+
+
+def _decode_cpu_share(corpus: Measured) -> Spread | None:
+    return corpus.spread(OURS, "decode_cpu_share") if OURS in corpus.rounds else None
 
 
 def _table(corpus: Measured) -> Table:

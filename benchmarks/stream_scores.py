@@ -29,6 +29,7 @@ Quantity: TypeAlias = Literal[
     "first_batch_seconds",
     "first_batch_without_ray",
     "cpu_seconds_per_clip",
+    "decode_cpu_share",
 ]
 
 

@@ -177,17 +177,16 @@ def load(checkpoint: CheckpointPath, trainable: Trainable) -> None:
 
     Raises:
         UserError: the checkpoint belongs to another model.
+        RunError: it cannot be read.
     """
-    saved = _names(checkpoint)
+    metadata = place_of(checkpoint).reader().read_metadata()
+    saved: Container[str] = metadata.state_dict_metadata
     if trainable.ema is not None and "ema.updates" not in saved:
         raise UserError(f"{checkpoint} holds no average of weights, as the run has kept none: leave out --optim.ema")
     state = _state(trainable)
     if "guard.taken" not in saved:
         state.pop("guard", None)
-    try:
-        dcp.load(state, storage_reader=place_of(checkpoint).reader(), no_dist=not dist.is_initialized())
-    except (dcp.api.CheckpointException, RuntimeError, ValueError) as error:
-        raise UserError(f"{checkpoint} does not fit this recipe's model: {_last_line(error)}") from error
+    _read(checkpoint, state, metadata, alone=not dist.is_initialized())
     set_state_dict(
         trainable.objective,
         trainable.optimizer,
@@ -205,16 +204,15 @@ def load_model(checkpoint: CheckpointPath, model: nn.Module) -> None:
 
     Raises:
         UserError: the checkpoint belongs to another model.
+        RunError: it cannot be read.
     """
-    weights, saved = model.state_dict(), _names(checkpoint)
+    metadata = place_of(checkpoint).reader().read_metadata()
+    weights, saved = model.state_dict(), metadata.state_dict_metadata
     state: dict[str, Any] = {"model": weights}
     averaged = [name for name in weights if f"ema.average.{name}" in saved]
     if averaged:
         state["ema"] = {"average": {name: torch.empty_like(weights[name], dtype=torch.float32) for name in averaged}}
-    try:
-        dcp.load(state, storage_reader=place_of(checkpoint).reader(), no_dist=True)
-    except (dcp.api.CheckpointException, RuntimeError, ValueError) as error:
-        raise UserError(f"{checkpoint} does not fit this recipe's model: {_last_line(error)}") from error
+    _read(checkpoint, state, metadata, alone=True)
     model.load_state_dict(weights | (state["ema"]["average"] if averaged else {}))
 
 
@@ -225,10 +223,22 @@ def _state(trainable: Trainable) -> dict[str, Any]:
     return {name: part for name, part in parts.items() if part}
 
 
-def _names(checkpoint: CheckpointPath) -> Container[str]:
-    """Return the names of what a checkpoint holds."""
-    names: Container[str] = place_of(checkpoint).reader().read_metadata().state_dict_metadata
-    return names
+def _read(checkpoint: CheckpointPath, state: dict[str, Any], metadata: dcp.Metadata, *, alone: bool) -> None:
+    """Read a state, in place: of all ranks together, unless this process is `alone`.
+
+    Whether it fits is found out before, by each rank for itself: while they read, a rank that is lost is an error of
+    all others as well, and has nothing to do with the model.
+    """
+    planner = dcp.DefaultLoadPlanner()
+    try:
+        planner.set_up_planner(state, metadata, is_coordinator=True)
+        planner.create_local_plan()
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"{checkpoint} does not fit this recipe's model: {_last_line(error)}") from error
+    try:
+        dcp.load(state, storage_reader=place_of(checkpoint).reader(), no_dist=alone)
+    except dcp.api.CheckpointException as error:
+        raise RunError(f"{checkpoint} cannot be read: {_root_cause(error)}") from error
 
 
 @contextlib.contextmanager

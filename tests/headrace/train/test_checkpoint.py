@@ -8,13 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import cast
+from unittest.mock import MagicMock
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from torch import nn
 
 from headrace.augment import Augment, AugmentConfig
-from headrace.errors import RunError, UserError
+from headrace.errors import RunError, UserError, final_sentence
 from headrace.models import Objective
 from headrace.optim import Ema
 from headrace.train import checkpoint
@@ -132,6 +134,25 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
         checkpoint.load(path, trained(width=8))
     with pytest.raises(UserError, match="does not fit this recipe's model"):
         checkpoint.load_model(path, nn.Linear(3, 3))
+
+
+def test_what_happens_to_other_ranks_is_not_the_models_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank that is killed while they read: the others see this, and are started again."""
+    path = checkpoint.save(tmp_path, trained(), Progress(1), keep=1)
+    lost = RuntimeError("Read error [127.0.0.1]:41359: Connection reset by peer")
+    monkeypatch.setattr(dcp, "load", MagicMock(side_effect=lost))
+    with pytest.raises(RuntimeError, match="Connection reset by peer") as raised:
+        checkpoint.load(path, trained())
+    assert final_sentence(raised.value) is None, "it is no reason to give up"
+
+
+def test_a_damaged_file_is_one_sentence(tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path, trained(), Progress(1), keep=1)
+    assert isinstance(path, Path)
+    [data] = path.glob("*.distcp")
+    data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
+    with pytest.raises(RunError, match="step-00000001 cannot be read"):
+        checkpoint.load(path, trained())
 
 
 def test_an_unwritable_place_is_one_sentence(tmp_path: Path) -> None:
