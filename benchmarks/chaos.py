@@ -3,9 +3,9 @@
     python benchmarks/chaos.py --minutes 30
 
 A head and two nodes on this machine. At random times a decode actor, a training worker, a node or the driver is killed,
-or the run is asked to stop; it is then resumed, by another number of workers. What was consumed is compared with the
-order, position by position: nothing lost, nothing twice, nothing in another place. Prints what happened; the last line
-is JSON, and the exit code 1 where the ledger does not hold.
+or the run is asked to stop; it is then resumed, by other numbers of workers and streams. What was consumed is compared
+with the order, position by position: nothing lost, nothing twice, nothing in another place. Prints what happened; the
+last line is JSON, and the exit code 1 where the ledger does not hold.
 """
 
 from __future__ import annotations
@@ -89,6 +89,7 @@ class Disturbed:
     driver: subprocess.Popen[bytes] | None = None
     happened: Counter[str] = field(default_factory=Counter)
     workers: int = 2
+    streams: int = 1
     draws: int = 0
 
     def draw(self, below: int) -> int:
@@ -112,12 +113,13 @@ class Disturbed:
             command += ["--data.repeats", str(self.options.repeats), "--data.repeats-apart", "8"]
         else:
             self.workers = WORKERS[self.draw(len(WORKERS))]
+            self.streams = 1 + self.draw(2) if self.workers > 1 else 1
             command += ["--resume", str(self.run), "--wandb", "off"]
         self.happened["started or resumed"] += 1
-        self.say(f"starting with {self.workers} workers")
+        self.say(f"starting with {self.workers} workers, {self.streams} streams")
         with (self.run.parent / "said.txt").open("ab") as said:
             self.driver = subprocess.Popen(
-                [*command, "--train.workers", str(self.workers)],
+                [*command, "--train.workers", str(self.workers), "--data.streams", str(self.streams)],
                 stdout=said,
                 stderr=said,
                 env=os.environ | {"RAY_ADDRESS": self.cluster.address},
