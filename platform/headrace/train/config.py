@@ -26,10 +26,16 @@ class CompileConfig:
     can be a little faster and takes minutes."""
 
     mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None = None
-    """Preset of torch.compile."""
+    """Preset of torch.compile; reduce-overhead and max-autotune replay CUDA graphs."""
 
     options: dict[str, str] | None = None
     """Inductor options as NAME VALUE pairs, for instance epilogue_fusion true; instead of a mode."""
+
+    @property
+    def replays_graphs(self) -> bool:
+        """Whether CUDA graphs are recorded and replayed."""
+        asked = (self.options or {}).get("triton.cudagraphs", "false").lower() == "true"
+        return self.enabled and (asked or self.mode in ("reduce-overhead", "max-autotune"))
 
     def __post_init__(self) -> None:
         if self.mode is not None and self.options is not None:

@@ -41,10 +41,14 @@ def attention_kernels(order: Sequence[AttentionKernel], flash: Literal["FA2", "F
 
 
 class CompileCount:
-    """Counts compilations while it is open: of forward graphs, each of which brings its backward."""
+    """Counts compilations while it is open: of forward graphs, each of which brings its backward.
+
+    Attributes:
+        total: so many were compiled in all.
+    """
 
     def __init__(self) -> None:
-        self._new = 0
+        self.total = self._new = 0
 
     def __enter__(self) -> CompileCount:
         callback_handler.register_start_callback(self._see)
@@ -61,3 +65,4 @@ class CompileCount:
     def _see(self, what: CallbackArgs) -> None:
         if what.callback_trigger is CallbackTrigger.DYNAMO:
             self._new += 1
+            self.total += 1

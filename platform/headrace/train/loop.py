@@ -1,8 +1,8 @@
 """The training loop: restore, step, write down, checkpoint. It never asks which model it trains.
 
 All workers share the run's folder: `metrics.jsonl`, `quarantine.jsonl`, `ledger-<rank>.jsonl` if asked for,
-`stacks-<rank>.txt` where a worker hung, and `checkpoints/`. A file named STOP in it asks them to write a checkpoint
-and end.
+`stacks-<rank>.txt` where a worker hung, `compiled.bin`, and `checkpoints/`. A file named STOP in it asks them to write
+a checkpoint and end.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from headrace.optim import Ema, build_optimizer
 from headrace.recipe import Recipe
 from headrace.train import checkpoint
 from headrace.train.checkpoint import Saver
+from headrace.train.compiled import CompileCache
 from headrace.train.evaluation import Evaluator
 from headrace.train.feed import Feed
 from headrace.train.flops import Usage
@@ -62,6 +63,7 @@ def train(recipe: Recipe, session: Session) -> Progress:
     hang = HangWatch(session.run, session.rank, recipe.train.hang_minutes)
     # The decoders start while the model is built.
     with feed, hang, attention_kernels(recipe.train.attention, recipe.train.flash):
+        CompileCache(session.run, compiles=recipe.train.compile.enabled).load()
         trainable = build_trainable(recipe, session.device)
         if last is not None:
             checkpoint.load(last, trainable)
@@ -102,6 +104,7 @@ class Loop:
         self._evaluate = Evaluator(trainable, recipe, agenda.held_out // session.world_size)
         wanted = train.profile if session.rank == 0 else None
         self._profiler = StepProfiler(session.run / PROFILE_FOLDER, wanted, session.device)
+        self._compiled = CompileCache(session.run, compiles=train.compile.enabled and session.rank == 0)
         self._leaving = False
         self._look_every = 1
         self._open = contextlib.ExitStack()
@@ -204,6 +207,7 @@ class Loop:
         """Complete the checkpoint that was begun, if one was, and tell of it."""
         saved = self._saver.commit()
         if saved is not None:
+            self._compiled.keep(self._compiles.total)
             self._scribe.checkpoint(saved)
             self.session.committed(saved.path, saved.progress.step, saved.loss)
 

@@ -89,6 +89,8 @@ def train_step(
         label = torch.from_numpy(fed.batch.label).to(trainable.device, non_blocking=True)
         batch = DeviceBatch(trainable.augment(fed.pixels, fed.batch.seed), fed.batch.seed, label)
         adding_up = micro < train.accumulate - 1
+        if train.compile.replays_graphs:
+            torch.compiler.cudagraph_mark_step_begin()  # what the last one left in their memory is no longer needed
         with without_sync(trainable.parallel) if adding_up else nullcontext():
             with autocast(trainable.device, train.precision):
                 loss, extra = trainable.parallel(batch)
