@@ -56,6 +56,8 @@ def train(recipe: Recipe, session: Session) -> Progress:
     progress = read_progress(last)
     progress.check_same_samples(course.manifest_digest, course.sequence)
     progress.manifest_digest, progress.sequence = course.manifest_digest, course.sequence
+    if last is not None and any_rank(_is_asked_to_stop(session), session.device):
+        return progress  # asked while the workers started again: all that was done is in the checkpoint
 
     first = progress.micro_batch(recipe.train.micro_batch)
     numbers = course.agenda.numbers_of(session.rank, session.world_size, progress.step, first)
@@ -178,15 +180,12 @@ class Loop:
         if self.progress.step % self._look_every:
             return False
         leaving = self.session.leaving() and not self._leaving
-        return any_rank(self._is_asked_to_stop() or leaving, self.session.device)
-
-    def _is_asked_to_stop(self) -> bool:
-        return self.session.rank == 0 and (self.session.run / STOP_FILE).exists()
+        return any_rank(_is_asked_to_stop(self.session) or leaving, self.session.device)
 
     def record(self) -> Measured:
         """Write down what the ranks did since the last record, and return it."""
         session, progress = self.session, self.progress
-        asked = self._is_asked_to_stop()
+        asked = _is_asked_to_stop(session)
         measured = self._meter.reduce(session.world_size, asked, self._saver.is_written, session.leaving())
         self._look_every = max(1, int(LOOK_SECONDS / max(measured.record["step_seconds"], 1e-9)))
         progress.count_failures(failure.reason for failure in measured.failures)
@@ -229,6 +228,11 @@ def build_trainable(recipe: Recipe, device: torch.device) -> Trainable:
         augment=Augment(recipe.augment, device),
         device=device,
     )
+
+
+def _is_asked_to_stop(session: Session) -> bool:
+    """Say so on rank 0, which tells the others."""
+    return session.rank == 0 and (session.run / STOP_FILE).exists()
 
 
 def _budget_exceeded(recipe: Recipe, progress: Progress, measured: Measured) -> str | None:

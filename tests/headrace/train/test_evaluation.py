@@ -14,7 +14,7 @@ from small_recipe import TINY, session_of
 
 from data_pipelines.index import index
 from headrace.augment import Augment
-from headrace.batch import DeviceBatch
+from headrace.batch import BatchStream, DeviceBatch
 from headrace.data.reader import BatchReader
 from headrace.data.scan import shards_of
 from headrace.data.split import Split
@@ -112,12 +112,17 @@ def test_training_does_not_notice(split: Split, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("repeats", [1, 2])
 def test_a_run_that_goes_on_evaluates_as_the_undisturbed_one(repeats: int, split: Split, tmp_path: Path) -> None:
+    class OneStep(LocalSession):
+        def batches(self, step: int, first: int) -> BatchStream:
+            (self.run / STOP_FILE).touch()
+            return super().batches(step, first)
+
     recipe = changed(RECIPE, {"data.repeats": repeats, "data.repeats_apart": 2})
     whole, parts = run(recipe, split, tmp_path / "whole"), tmp_path / "parts"
     parts.mkdir()
-    for _ in range(6):  # one step at a time
-        (parts / STOP_FILE).touch()
-        train(recipe, session_of(recipe, parts, split))
+    for _ in range(6):
+        (parts / STOP_FILE).unlink(missing_ok=True)
+        train(recipe, session_of(recipe, parts, split, kind=OneStep))
     assert [record["scores"] for record in evaluations(parts)] == [record["scores"] for record in whole]
     assert losses(parts) == losses(tmp_path / "whole")
     assert ledger(parts) == ledger(tmp_path / "whole")

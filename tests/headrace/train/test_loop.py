@@ -84,6 +84,14 @@ def test_a_stopped_run_that_goes_on_is_the_undisturbed_run(manifest: Manifest, t
     assert all(torch.equal(left[name], right[name]) for name in left)
 
 
+def test_asked_to_stop_while_it_starts_again_it_does_not_begin(manifest: Manifest, tmp_path: Path) -> None:
+    (tmp_path / STOP_FILE).touch()
+    assert run(TINY, manifest, tmp_path).step == 1, "with nothing to go on from it takes a step"
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    assert run(TINY, manifest, tmp_path).step == 1
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
 @pytest.mark.parametrize("micro_batch", [1, 4])
 def test_accumulation_is_the_full_batch(manifest: Manifest, tmp_path: Path, micro_batch: int) -> None:
     other = replace(TINY, train=replace(TINY.train, micro_batch=micro_batch))
