@@ -176,7 +176,7 @@ def _end(sweep: Sweep, results: tune.ResultGrid) -> int:
 
 
 def _tried(sweep: Sweep, number: int, result: Any) -> Tried:
-    metrics = result.metrics or {}
+    metrics, config = result.metrics or {}, result.config or {}
     value = float(metrics.get(sweep.metric, math.nan))
     note = str(metrics.get("note") or "")
     if result.error is not None:
@@ -188,7 +188,7 @@ def _tried(sweep: Sweep, number: int, result: Any) -> Tried:
         curve = [(int(step), float(at)) for step, at in zip(frame["step"], frame[sweep.metric], strict=True)]
     return Tried(
         number=number,
-        settings=dict(result.config or {}),
+        settings={path: tuple(value) if isinstance(value, list) else value for path, value in config.items()},
         value=value if abs(value) < WORST else math.nan,
         steps=int(metrics.get("step", 0)),
         seconds=float(metrics.get("time_total_s", math.nan)),

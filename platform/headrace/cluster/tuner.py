@@ -252,7 +252,7 @@ def settings_text(config: dict[str, Any]) -> str:
 def value_text(value: Any) -> str:
     if isinstance(value, float):
         return "none" if abs(value) >= WORST else figure(value)
-    return one_line(value, 60)
+    return one_line(tuple(value) if isinstance(value, list) else value, 60)  # a sweep that goes on reads lists
 
 
 def _reason(trial: Any) -> str:

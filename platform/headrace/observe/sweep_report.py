@@ -73,7 +73,7 @@ def write_sweep_report(sweep: Path, name: str, metric: str, tried: Sequence[Trie
         _trials(metric, known, lower),
         _courses(metric, known),
         _settings(metric, known, lower),
-        _importance(known, lower),
+        _importance(known),
         _table(metric, tried, known),
     )
     path = sweep / REPORT_FILE
@@ -82,15 +82,22 @@ def write_sweep_report(sweep: Path, name: str, metric: str, tried: Sequence[Trie
 
 
 def ranked(tried: Sequence[Tried], lower: bool) -> list[Tried]:
-    """Return the trials that were measured, the best one first."""
+    """Return the trials that were measured, the best one first.
+
+    Those that got furthest come first: what ended early was worse than others that had got as far, and its value there
+    says nothing beside those of later steps.
+    """
     known = [trial for trial in tried if math.isfinite(trial.value)]
-    return sorted(known, key=lambda trial: trial.value if lower else -trial.value)
+    return sorted(known, key=lambda trial: (-trial.steps, trial.value if lower else -trial.value))
 
 
-def importances(known: Sequence[Tried], lower: bool) -> dict[str, float]:
+def importances(known: Sequence[Tried]) -> dict[str, float]:
     """Return how much each setting matters for being among the better trials, as shares; {} where it cannot be said.
 
     PED-ANOVA (Watanabe et al., arXiv 2304.10255) as Optuna has it.
+
+    Args:
+        known: the best one first.
     """
     paths = [path for path in (known[0].settings if known else {}) if len({str(t.settings[path]) for t in known}) > 1]
     if len(known) < LEAST_FOR_IMPORTANCE or not paths or importlib.util.find_spec("optuna") is None:
@@ -100,10 +107,10 @@ def importances(known: Sequence[Tried], lower: bool) -> dict[str, float]:
 
     axes = {path: _Axis.of([trial.settings[path] for trial in known]) for path in paths}
     distributions = {path: optuna.distributions.FloatDistribution(0.0, 1.0) for path in paths}
-    study = optuna.create_study(direction="minimize" if lower else "maximize")
-    for trial in known:
+    study = optuna.create_study(direction="minimize")
+    for place, trial in enumerate(known):
         params = {path: axes[path].place(trial.settings[path]) for path in paths}
-        study.add_trial(optuna.create_trial(params=params, distributions=dict(distributions), value=trial.value))
+        study.add_trial(optuna.create_trial(params=params, distributions=dict(distributions), value=float(place)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -234,8 +241,8 @@ def _settings(metric: str, known: Sequence[Tried], lower: bool) -> str:
     )
 
 
-def _importance(known: Sequence[Tried], lower: bool) -> str:
-    found = importances(known, lower)
+def _importance(known: Sequence[Tried]) -> str:
+    found = importances(known)
     if not found:
         return ""
     rows = "".join(

@@ -47,10 +47,19 @@ def test_all_failed(tmp_path):
     assert "--from-run" not in text
 
 
+@pytest.mark.parametrize(("lower", "order"), [(True, [2, 3, 1]), (False, [3, 2, 1])])
+def test_what_ended_early_is_not_best(lower, order):
+    trials = [
+        Tried(number, {"optim.lr": 0.1}, value, steps, 1.0, "", "", [])
+        for number, value, steps in ((1, 0.5, 30), (2, 0.7, 90), (3, 0.8, 90))
+    ]
+    assert [trial.number for trial in ranked(trials, lower)] == order
+
+
 @pytest.mark.parametrize("lower", [True, False])
 def test_what_makes_the_difference_is_important(lower):
     pytest.importorskip("optuna")
-    found = importances(ranked(tried(60, lower=lower), lower), lower)
+    found = importances(ranked(tried(60, lower=lower), lower))
     assert set(found) == {"optim.lr", "optim.clip_norm"}, "what never changes is not judged"
     assert found["optim.lr"] > 0.7
-    assert importances(tried(3), lower) == {}
+    assert importances(tried(3)) == {}
