@@ -23,7 +23,7 @@ def demo() -> Space:
         },
         "held_out/knn",
         {
-            "data.source": "demo://street?clips=384",
+            "data.source": "demo://street?clips=192",
             "train.steps": 90,
             "train.evaluate.every": 30,
             "train.checkpoint_every": 30,
