@@ -177,7 +177,7 @@ def cores() -> int:
 
 
 class Bar:
-    """A progress bar that shows itself once there is progress, on a terminal; else one line at the end."""
+    """A progress bar that shows itself once there is progress, on a terminal; else a line then, and one at the end."""
 
     def __init__(self, title: str) -> None:
         self._title = title
@@ -196,6 +196,8 @@ class Bar:
 
     def __call__(self, done: int, total: int) -> None:
         if self._bar is None:
+            if not self._progress.console.is_terminal:
+                print(f"{self._title}: {total:,}", file=sys.stderr, flush=True)
             self._progress.start()
             self._bar = self._progress.add_task(self._title, total=total)
         self._progress.update(self._bar, completed=done, total=total)
