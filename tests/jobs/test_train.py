@@ -81,7 +81,7 @@ def start(folder: Path, source: Path, *arguments: str) -> subprocess.Popen[str]:
 
 def finish(process: subprocess.Popen[str]) -> str:
     try:
-        said, _ = process.communicate(timeout=240)
+        said, _ = process.communicate(timeout=480)
     except subprocess.TimeoutExpired:
         for child in [*psutil.Process(process.pid).children(recursive=True), process]:
             child.kill()
@@ -282,7 +282,7 @@ def test_too_many_broken_clips_end_the_run_at_once_with_the_reason(
     broken.write_bytes(bytes(len(clip_bytes[5])))
     os.utime(broken, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # damage that the index cannot have seen
     process = start(tmp_path / "run", clips, "--data.decoders", "1", "--data.failures", "0")
-    said, _ = process.communicate(timeout=240)
+    said, _ = process.communicate(timeout=480)
     assert process.returncode == 1
     assert "could not be decoded, more than the budget of 0.00%" in said.splitlines()[-1]
     records = read_records(tmp_path / "run" / "metrics.jsonl")
