@@ -67,6 +67,10 @@ class LrOptions:
             raise UserError(f"--range-steps must be at least 10, got {self.range_steps}")
 
 
+NEAR = 0.05
+"""How near the search comes to what does not fit, on several workers, which start anew for each size."""
+
+
 @dataclass(frozen=True)
 class BatchOptions:
     """How the micro-batch is looked for."""
@@ -153,7 +157,7 @@ def find_batch(recipe: Recipe, options: BatchOptions) -> int:
             resources = resources_for(recipe, cluster)
             _check_limit(resources.device, limit)
             on_workers = partial(try_on_workers, resources=resources, limit_gigabytes=limit)
-            fits = largest_that_runs(partial(_try, recipe, on_workers), options.most)
+            fits = largest_that_runs(partial(_try, recipe, on_workers), options.most, near=NEAR)
     where = "" if workers == 1 else f" on {workers} workers"
     more = f"; more than --most {options.most} was not tried" if fits == options.most else ""
     print(f"A micro-batch of {fits} is the largest that ran{where}: train with --train.micro-batch {fits}{more}.")

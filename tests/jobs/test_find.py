@@ -47,6 +47,18 @@ def test_the_largest_size_was_run_and_the_next_does_not_fit(limit: int) -> None:
     assert len(tried) <= 13
 
 
+def test_near_enough_is_found_sooner() -> None:
+    tried: list[int] = []
+
+    def run(size: int) -> None:
+        tried.append(size)
+        if size > 1274:
+            raise torch.OutOfMemoryError
+
+    assert 0.95 * 1274 <= largest_that_runs(run, 2048, near=0.05) <= 1274
+    assert len(tried) < 18
+
+
 def test_not_even_one_fits() -> None:
     def run(_: int) -> None:
         raise torch.OutOfMemoryError

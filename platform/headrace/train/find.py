@@ -108,12 +108,13 @@ def _restored(trainable: Trainable) -> Iterator[None]:
             trainable.ema.load_state_dict(average)
 
 
-def largest_that_runs(run: Callable[[int], None], most: int) -> int:
+def largest_that_runs(run: Callable[[int], None], most: int, near: float = 0.0) -> int:
     """Return the largest size, of those tried, that was really run: by doubling, then by halving the gap.
 
     Args:
         run: tries a size; raises torch.OutOfMemoryError where it does not fit.
         most: the largest that is tried.
+        near: how near to one that does not fit is near enough, as a share; 0 goes to the next size.
 
     Raises:
         RunError: not even a size of 1 fits.
@@ -135,7 +136,7 @@ def largest_that_runs(run: Callable[[int], None], most: int) -> int:
     fits, too_large = 1, most + 1
     while fits < most:
         size = min(2 * fits, most) if too_large > most else (fits + too_large) // 2
-        if size == fits:
+        if size == fits or too_large - fits <= near * fits:
             break
         if runs(size):
             fits = size
