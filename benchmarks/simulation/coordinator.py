@@ -25,10 +25,12 @@ from benchmarks.simulation.costs import Costs
 from benchmarks.simulation.parts import Block, Decoder, Node, Rank, Steps
 from benchmarks.simulation.scenario import Work
 from benchmarks.simulation.stations import Cores
-from headrace.cluster.pacing import Rhythm
 
 LOOK_SECONDS = 0.1
 """Ray Data's WAIT_FOR_TASK_COMPLETION_TIMEOUT_S."""
+
+REST_SECONDS = 0.05
+"""`headrace.cluster.pacing`, from one look to the next while nothing happens."""
 
 POLL_SECONDS = 0.01
 """Ray Data's `OpState.get_output_blocking`."""
@@ -79,7 +81,6 @@ class Coordinator:
         self._ready: dict[int, Block] = {}
         self._running = self._active = self._next_in = self._next_out = 0
         self._all_done = env.event()
-        self._rhythm = Rhythm()
         self.in_flight = 0
         self.busy_seconds = self.polled_seconds = self.held_back_seconds = 0.0
         env.process(self._run())
@@ -111,12 +112,9 @@ class Coordinator:
             yield from self._take(taken)
             started = yield from self._start_tasks()
             passed = self._env.now - looked
-            rest = self._rhythm.rest_seconds
-            if taken or started:
-                self._rhythm.happened(self._env.now)
-            elif passed < rest:
-                yield self._env.timeout(rest - passed)
-                passed = rest
+            if not taken and not started and passed < REST_SECONDS:
+                yield self._env.timeout(REST_SECONDS - passed)
+                passed = REST_SECONDS
             if not self._has_room():
                 self.held_back_seconds += passed
 

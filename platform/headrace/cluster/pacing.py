@@ -4,8 +4,7 @@ It takes all that small outputs offer. Its limits are in bytes, and a number of 
 with its records, so the numbers of a long run would take a core for minutes, and gigabytes for good.
 
 It goes round without a rest. Its loop waits until all running tasks have something to give, at most 0.1 s; where the
-decoders pause, only the source runs, and has something to give always. That would take most of a core. And where blocks
-take seconds it looks ten times a second all the same, at some milliseconds each.
+decoders pause, only the source runs, and has something to give always. That would take most of a core.
 
 Ray Data has no public door for this. `Pacing` is one of its callbacks (`DataContext.custom_execution_callback_classes`)
 and joins the executor's backpressure policies and its guard against deadlocks, which else would let a number through
@@ -14,7 +13,6 @@ each time round. Where a Ray lacks these, nothing is held back.
 
 from __future__ import annotations
 
-import math
 import time
 from typing import Any
 
@@ -24,34 +22,9 @@ NUMBERS_AHEAD = 256
 """Numbers that wait to be given to decode actors, at most."""
 
 REST_SECONDS = 0.05
-LONGEST_REST_SECONDS = 0.25
-"""From one look to the next while nothing happens; Ray itself waits 0.1 s for tasks that have nothing to give."""
-
-REST_SHARE = 0.25
-"""Of the time in which something happens once; an actor has a second task to do until its first is looked at."""
-
-_MEMORY = 0.2
+"""From one look to the next while nothing happens; Ray waits twice as long for tasks that have nothing to give."""
 
 _NUMBER_BYTES = 1024  # about what Ray counts for one
-
-
-class Rhythm:
-    """How long an executor's loop may rest: it follows how often something happens.
-
-    Attributes:
-        rest_seconds: from one look to the next, REST_SECONDS to LONGEST_REST_SECONDS.
-    """
-
-    def __init__(self) -> None:
-        self.rest_seconds = REST_SECONDS
-        self._between, self._last = 0.0, math.nan
-
-    def happened(self, now: float) -> None:
-        """Take note that something did."""
-        if now > self._last:
-            self._between += _MEMORY * (now - self._last - self._between)
-            self.rest_seconds = min(LONGEST_REST_SECONDS, max(REST_SECONDS, REST_SHARE * self._between))
-        self._last = now
 
 
 class Pacing:
@@ -61,7 +34,6 @@ class Pacing:
 
     def __init__(self) -> None:
         self._looked, self._seen = 0.0, -1
-        self._rhythm = Rhythm()
 
     def before_execution_starts(self, executor: Any) -> None:
         """Take part in what the executor decides."""
@@ -92,12 +64,9 @@ class Pacing:
     def on_execution_step(self, executor: Any) -> None:
         """Rest, if neither a task gave anything nor one was started since the last look, and that was just now."""
         seen = sum(op.metrics.num_task_outputs_generated + op.metrics.num_tasks_submitted for op in self._topology)
-        now = time.monotonic()
-        passed, rest = now - self._looked, self._rhythm.rest_seconds
-        if seen != self._seen:
-            self._rhythm.happened(now)
-        elif passed < rest:
-            time.sleep(rest - passed)
+        passed = time.monotonic() - self._looked
+        if seen == self._seen and passed < REST_SECONDS:
+            time.sleep(REST_SECONDS - passed)
         self._looked, self._seen = time.monotonic(), seen
 
     def after_execution_succeeds(self, executor: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from headrace.cluster.numbers import StripNumbers
-from headrace.cluster.pacing import LONGEST_REST_SECONDS, NUMBERS_AHEAD, REST_SECONDS, Pacing, Rhythm
+from headrace.cluster.pacing import NUMBERS_AHEAD, REST_SECONDS, Pacing
 from headrace.data.agenda import Agenda
 from headrace.data.echo import Echo
 
@@ -70,15 +70,6 @@ def test_the_loop_rests_only_while_nothing_happens() -> None:
     assert look() < 0.5 * REST_SECONDS
     time.sleep(REST_SECONDS)
     assert look() < 0.5 * REST_SECONDS, "Ray itself has waited"
-
-
-def test_the_less_happens_the_longer_the_rest() -> None:
-    rhythm, now = Rhythm(), 100.0
-    for between, rest in ((0.01, REST_SECONDS), (0.4, 0.1), (5.0, LONGEST_REST_SECONDS), (0.1, REST_SECONDS)):
-        for _ in range(40):
-            now += between
-            rhythm.happened(now)
-        assert rhythm.rest_seconds == pytest.approx(rest, rel=0.02)
 
 
 def test_few_tasks_whatever_the_length_of_the_run() -> None:
