@@ -43,6 +43,9 @@ from jobs.sources import open_sources
 
 WHAT = ("lr", "batch")
 
+NEAR = 0.05
+"""How near the search comes to a micro-batch that does not fit, on several workers, which start anew for each."""
+
 
 @dataclass(frozen=True)
 class LrOptions:
@@ -65,10 +68,6 @@ class LrOptions:
             raise UserError(f"--lowest must be above 0 and below --highest, got {self.lowest:g} and {self.highest:g}")
         if self.range_steps < 10:
             raise UserError(f"--range-steps must be at least 10, got {self.range_steps}")
-
-
-NEAR = 0.05
-"""How near the search comes to what does not fit, on several workers, which start anew for each size."""
 
 
 @dataclass(frozen=True)

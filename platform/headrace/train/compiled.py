@@ -7,6 +7,7 @@ were made from, so what does not fit (another GPU, another version) is not used.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import torch
@@ -32,7 +33,7 @@ class CompileCache:
             torch.compiler.load_cache_artifacts(self._path.read_bytes())
 
     def keep(self, graphs: int) -> None:
-        """Write the caches if more graphs were compiled since they were last written.
+        """Write the caches if more graphs were compiled since they were last written; one rank does it for all.
 
         Args:
             graphs: compiled in all.
@@ -44,5 +45,6 @@ class CompileCache:
         if artifacts is None:
             return
         unfinished = self._path.with_suffix(".partial")
-        unfinished.write_bytes(artifacts[0])
-        unfinished.replace(self._path)
+        with contextlib.suppress(OSError):  # a full disk ends no run for this; a checkpoint will say so
+            unfinished.write_bytes(artifacts[0])
+            unfinished.replace(self._path)

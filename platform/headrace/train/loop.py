@@ -65,7 +65,6 @@ def train(recipe: Recipe, session: Session) -> Progress:
     hang = HangWatch(session.run, session.rank, recipe.train.hang_minutes)
     # The decoders start while the model is built.
     with feed, hang, attention_kernels(recipe.train.attention, recipe.train.flash):
-        CompileCache(session.run, compiles=recipe.train.compile.enabled).load()
         trainable = build_trainable(recipe, session.device)
         if last is not None:
             checkpoint.load(last, trainable)
@@ -106,7 +105,7 @@ class Loop:
         self._evaluate = Evaluator(trainable, recipe, agenda.held_out // session.world_size)
         wanted = train.profile if session.rank == 0 else None
         self._profiler = StepProfiler(session.run / PROFILE_FOLDER, wanted, session.device)
-        self._compiled = CompileCache(session.run, compiles=train.compile.enabled and session.rank == 0)
+        self._compile_cache = CompileCache(session.run, compiles=train.compile.enabled)
         self._leaving = False
         self._look_every = 1
         self._open = contextlib.ExitStack()
@@ -118,6 +117,7 @@ class Loop:
             self._saver = opened.enter_context(Saver(session.run, train.keep_checkpoints))
             self._scribe = opened.enter_context(Scribe(self.recipe, session))
             self._open = opened.pop_all()
+        self._compile_cache.load()  # in time: the first step compiles
         return self
 
     def __exit__(
@@ -206,7 +206,8 @@ class Loop:
         """Complete the checkpoint that was begun, if one was, and tell of it."""
         saved = self._saver.commit()
         if saved is not None:
-            self._compiled.keep(self._compiles.total)
+            if self.session.rank == 0:
+                self._compile_cache.keep(self._compiles.total)
             self._scribe.checkpoint(saved)
             self.session.committed(saved.path, saved.progress.step, saved.loss)
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from headrace.errors import UserError
 from headrace.train.compiled import COMPILED, CompileCache
@@ -53,6 +54,13 @@ def test_a_worker_on_another_machine_finds_what_was_compiled(tmp_path: Path) -> 
     assert compiled_by_a_worker(tmp_path, tmp_path / "there") == (0, 1)
     kept.write_bytes(kept.read_bytes()[:100])
     CompileCache(tmp_path, compiles=True).load()  # what is damaged is compiled again
+
+
+def test_a_full_disk_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.compiler, "save_cache_artifacts", lambda: (b"graphs", None))
+    CompileCache(tmp_path, compiles=True).keep(1)
+    assert (tmp_path / COMPILED).read_bytes() == b"graphs"
+    CompileCache(tmp_path / "that cannot be written to", compiles=True).keep(1)
 
 
 def test_eager_runs_keep_nothing(tmp_path: Path) -> None:
