@@ -42,18 +42,24 @@ def test_a_run_over_a_faulty_server_has_the_ledger_of_one_from_the_disk(
     server: FaultyS3, tmp_path: Path, disk: Path
 ) -> None:
     server.faults = Faults(slow=0.05, unavailable=0.1, internal=0.05, reset=0.1, cut=0.1, short=0.1, slow_seconds=0.1)
-    runs = {}
-    for name, source in {"disk": disk, "s3": "s3://clips/street"}.items():
-        runs[name] = tmp_path / f"run-{name}"
-        said = finish(start(runs[name], source, "--data.decoders", "1"))
+    granules = ("--data.cache-bytes", str(64 << 20), "--data.cache-folder", str(tmp_path / "granules"))
+    sources = {"disk": (disk,), "s3": ("s3://clips/street",), "cache": ("s3://clips/street", *granules)}
+    runs, requests = {}, {}
+    for name, source in sources.items():
+        runs[name], before = tmp_path / f"run-{name}", len(server.requests)
+        said = finish(start(runs[name], *source, "--data.decoders", "1"))
+        requests[name] = len(server.requests) - before
         assert "finished" in said
         for secret in (SECRET, TOKEN, ACCESS_KEY):
             assert secret not in said
             assert not [path for path in runs[name].rglob("*.json*") if secret in path.read_text()]
-    left, right = Ledger.of(runs["disk"]), Ledger.of(runs["s3"])
-    assert left.samples == right.samples
-    assert right.loss == pytest.approx(left.loss, rel=1e-5)
-    assert not [r for r in read_records(runs["s3"] / "metrics.jsonl") if r["kind"] == "restart"]
+    assert requests["cache"] < requests["s3"] / 2
+    left = Ledger.of(runs["disk"])
+    for name in ("s3", "cache"):
+        right = Ledger.of(runs[name])
+        assert left.samples == right.samples
+        assert right.loss == pytest.approx(left.loss, rel=1e-5)
+        assert not [r for r in read_records(runs[name] / "metrics.jsonl") if r["kind"] == "restart"]
     wrong = {kind: count for kind, count in server.done.items() if kind != "good"}
     assert sum(wrong.values()) > 20, wrong
     assert len(wrong) >= 5, wrong

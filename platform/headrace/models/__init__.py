@@ -19,7 +19,7 @@ class Objective(nn.Module, ABC):
     """A model together with what it learns by.
 
     Attributes:
-        scores: names of what `score` returns. Of what ends in "loss" the lowest is best, of others the highest.
+        scores: names of what `judge` returns. Of what ends in "loss" the lowest is best, of others the highest.
     """
 
     scores: ClassVar[tuple[str, ...]] = ("loss",)
@@ -30,8 +30,16 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def score(self, batch: DeviceBatch) -> dict[str, Tensor]:
-        """Return how well the model does on each sample of a held-out batch, [B] each: of `forward` the loss, sample by
-        sample, and what else its users judge it by."""
+        """Return how well the model does on each sample of a held-out batch, [B] or [B, ...] each: of `forward` the
+        loss, sample by sample, and what else `judge` wants to know the mean of."""
+
+    def judge(self, means: dict[str, Tensor]) -> dict[str, float]:
+        """Return the scores of all held-out samples from the means of what `score` returned, [] or [...] each, float64.
+
+        By default the means are the scores. One that is no mean over samples, such as a share of a variance, is
+        made of several means here; then it depends neither on the micro-batch nor on the number of workers.
+        """
+        return {name: float(mean) for name, mean in means.items()}
 
     def after_step(self, step: int, steps: int) -> None:
         """Do what follows the optimizer's step number `step` (from 0) of `steps`; nothing by default."""

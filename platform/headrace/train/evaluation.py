@@ -1,6 +1,6 @@
 """Evaluating on held-out samples while training goes on.
 
-    held-out micro-batches  ->  the model's own scores, sample by sample   ->  means over all samples
+    held-out micro-batches  ->  the model's own scores, sample by sample   ->  means over all samples, judged
                             ->  features  ->  RankMe, feature std, k-NN    ->  of all samples together
 
 What is evaluated is what will be saved and used: the average of the weights where the recipe keeps one, and of
@@ -94,18 +94,18 @@ class Evaluator:
                 wait += fed.wait_seconds
                 failures += fed.batch.failures
                 valid = torch.from_numpy(fed.batch.valid)
-                scores, features = self._look(fed.batch, fed.pixels)
-                for name, values in scores.items():
-                    total = values.double()[valid.to(values.device)].sum()
+                of_samples, features = self._look(fed.batch, fed.pixels)
+                for name, values in of_samples.items():
+                    total = values.double()[valid.to(values.device)].sum(dim=0)
                     sums[name] = sums.get(name, 0.0) + total
                 rows, labels = torch.from_numpy(fed.batch.sample), torch.from_numpy(fed.batch.label)
                 seen.append(_Seen(rows[valid], labels[valid], features.float().cpu()[valid]))
                 alive()
-        means, samples, waited = self._over_ranks(sums, sum(len(part.rows) for part in seen), wait)
+        scores, samples, waited = self._over_ranks(sums, sum(len(part.rows) for part in seen), wait)
         gathered = gather_over_ranks((seen, failures), self._trainable.device)
-        means |= _probe([part for rank, _ in gathered for part in rank], self._trainable.device)
+        scores |= _probe([part for rank, _ in gathered for part in rank], self._trainable.device)
         everything = [failure for _, rank in gathered for failure in rank]
-        return Evaluation(means, samples, time.perf_counter() - start, waited, everything)
+        return Evaluation(scores, samples, time.perf_counter() - start, waited, everything)
 
     def _look(self, batch: Batch, pixels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         device, objective = self._trainable.device, self._trainable.objective
@@ -117,10 +117,10 @@ class Evaluator:
     def _over_ranks(self, sums: dict[str, Tensor], samples: int, wait: float) -> tuple[dict[str, float], int, float]:
         device = self._trainable.device
         counts = torch.tensor([samples, 1.0, wait], dtype=torch.float64, device=device)
-        *totals, samples_of_all, ranks, waited = sum_over_ranks(torch.cat([torch.stack(list(sums.values())), counts]))
-        count = int(samples_of_all)
-        means = {name: float(total) / count if count else math.nan for name, total in zip(sums, totals, strict=True)}
-        return means, count, float(waited / ranks)
+        summed = sum_over_ranks(torch.cat([*(total.flatten() for total in sums.values()), counts]))
+        *totals, (count, ranks, waited) = summed.split([*(total.numel() for total in sums.values()), len(counts)])
+        means = {name: flat.view_as(sums[name]) / count for name, flat in zip(sums, totals, strict=True)}
+        return self._trainable.objective.judge(means), int(count), float(waited / ranks)
 
 
 @contextlib.contextmanager

@@ -33,6 +33,7 @@ from faulty_s3 import (
 import jobs.index
 import jobs.pack
 import jobs.train
+import jobs.transcode
 from data_pipelines.index import index
 from headrace.data import s3_client, storage
 from headrace.data.config import DataConfig
@@ -320,6 +321,24 @@ def test_shards_are_written_into_a_bucket_all_or_none(s3: FaultyS3, image_folder
     s3.refuse = (403, "AccessDenied")
     with pytest.raises(UserError, match="refused"):
         jobs.pack.main([str(image_folder), there, "--overwrite"])
+
+
+def test_videos_are_transcoded_from_a_bucket_into_another(s3: FaultyS3, tmp_path: Path) -> None:
+    source, here = tmp_path / "clips", tmp_path / "transcoded"
+    source.mkdir()
+    for number in range(8):
+        (source / f"clip{number}.mp4").write_bytes(ramp_video(number))
+    boto3.client("s3").create_bucket(Bucket="transcoded")
+    s3.faults = Faults(unavailable=0.1, reset=0.05, cut=0.05, seed=5)
+    for place, output in ((f"s3://{BUCKET}/clips", "s3://transcoded/shards"), (str(source), str(here))):
+        options = ("--workers", "0", "--gop", "4", "--samples-per-shard", "3", "--measure-clips", "0")
+        jobs.transcode.main([place, output, *options])
+    s3.faults = Faults()
+    names = storage.names_in("s3://transcoded/shards")
+    assert names == [f"shard-{number:06d}.tar" for number in range(3)] == sorted(path.name for path in here.iterdir())
+    for name in names:
+        with storage.open_file(f"s3://transcoded/shards/{name}") as file:
+            assert file.read() == (here / name).read_bytes()
 
 
 def test_samples_are_fetched_ahead_and_errors_belong_to_theirs(s3: FaultyS3) -> None:

@@ -144,6 +144,44 @@ def test_collapse_shows_in_the_spread_not_in_the_loss() -> None:
         assert value.item() < 1e-5 < 1e-3 < healthy[name].item(), name
 
 
+def explained(model: HJepa, batch: DeviceBatch) -> float:
+    with torch.no_grad():
+        return model.judge({name: values.double().mean(dim=0) for name, values in model.score(batch).items()})[
+            "explained"
+        ]
+
+
+def test_explained_is_the_share_of_the_variance_that_is_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who knows nothing of an image says of each place the mean over all images, and explains nothing."""
+    model, batch = build(), noise(samples=64, frames=2)
+    with torch.no_grad():
+        truth = F.layer_norm(model.target_encoder(batch.pixels.flatten(0, 1)), (24,))
+
+    def says(values: torch.Tensor) -> None:
+        def predict(*seen: torch.Tensor) -> torch.Tensor:
+            target = seen[2]
+            return values[torch.arange(len(values))[:, None, None], target]
+
+        monkeypatch.setattr(model.predictor, "forward", predict)
+
+    assert explained(model, batch) < 0, "an untrained predictor knows less than the mean"
+    says(truth)
+    assert explained(model, batch) == pytest.approx(1, abs=1e-5)
+    mean = truth.mean(dim=0).expand_as(truth)
+    says(mean)
+    assert explained(model, batch) == pytest.approx(0, abs=0.05)
+    says((truth + mean) / 2)
+    assert explained(model, batch) == pytest.approx(0.75, abs=0.02)
+
+
+def test_an_encoder_that_says_the_same_of_every_image_explains_nothing() -> None:
+    model = build()
+    with torch.no_grad():
+        model.target_encoder.blocks.norm.weight.zero_()
+        model.target_encoder.blocks.norm.bias.copy_(torch.linspace(-1, 1, 24))
+    assert np.isnan(explained(model, noise()))
+
+
 def test_metrics_are_detached_scalars() -> None:
     _, metrics = build()(noise())
     assert set(metrics) == {"target_std", "context_std", "prediction_std"}

@@ -86,8 +86,8 @@ def by_hand(recipe: Recipe, split: Split, folder: Path) -> dict[str, float]:
     with torch.no_grad():
         scores = objective.score(DeviceBatch(pixels, batch.seed, torch.from_numpy(batch.label)))
         features = objective.features(pixels)
-    means = {name: float(values.mean()) for name, values in scores.items()}
-    return means | {"rankme": rankme(features), "feature_std": feature_std(features)}
+    judged = objective.judge({name: values.double().mean(dim=0) for name, values in scores.items()})
+    return judged | {"rankme": rankme(features), "feature_std": feature_std(features)}
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 4])

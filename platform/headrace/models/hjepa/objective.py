@@ -8,7 +8,9 @@ images --- all patches ----> target encoder -> layer norm -> tokens of the targe
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -25,6 +27,32 @@ from headrace.models import Objective
 from headrace.models.hjepa.masks import MaskSampler
 from headrace.models.hjepa.predictor import Predictor
 
+_LEAST_VARIANCE = 1e-6
+"""Of normalised targets, whose mean square is 1; one that is smaller is rounding."""
+
+
+@dataclass(frozen=True)
+class _Guess:
+    """What is predicted of N images, and what is true: J targets of P places each, on a grid of L.
+
+    Attributes:
+        predictions, truth: [N, J, P, D].
+        weight: [N, J, P], the same at each place of an image's targets and 0 at padding; an image's sum is 1.
+        tokens, everywhere: [N, L, D], what the target encoder says of all places, and the same normalised.
+        context: [N, K, D], what the encoder says of the context.
+    """
+
+    predictions: Tensor
+    truth: Tensor
+    weight: Tensor
+    tokens: Tensor
+    everywhere: Tensor
+    context: Tensor
+
+    def mean_over_targets(self, errors: Tensor) -> Tensor:
+        """Return the mean of each image's errors [N, J, P, D], over its own targets: [N]. Others have no part in it."""
+        return (errors.mean(dim=-1) * self.weight).sum(dim=(1, 2))
+
 
 class HJepa(Objective):
     """Encoder, its moving average and the predictor. The T frames of a clip are T images with own masks.
@@ -35,6 +63,8 @@ class HJepa(Objective):
         masks: draws each image's masks from its seed.
         momentum: of the moving average, at the first step and after the last; linear between.
     """
+
+    scores = ("loss", "explained")
 
     def __init__(self, encoder: ViT, predictor: Predictor, masks: MaskSampler, momentum: tuple[float, float]) -> None:
         super().__init__()
@@ -51,19 +81,40 @@ class HJepa(Objective):
         deviation, from image to image, of what the target encoder says of the same place, averaged over
         places and features. `context_std` and `prediction_std` are those of a feature over all tokens.
         """
-        losses, signs = self._losses(batch)
-        return losses.mean(), signs
+        guess = self._guess(batch)
+        losses = guess.mean_over_targets(F.smooth_l1_loss(guess.predictions, guess.truth, reduction="none"))
+        return losses.mean(), {
+            "target_std": guess.tokens.std(dim=0, correction=0).mean(),
+            "context_std": guess.context.float().flatten(0, 1).std(dim=0, correction=0).mean(),
+            "prediction_std": _weighted_std(guess.predictions.detach(), guess.weight / len(losses)),
+        }
 
     def score(self, batch: DeviceBatch) -> dict[str, Tensor]:
-        """Return the loss of each clip [B], the mean over its frames."""
-        losses, _ = self._losses(batch)
-        return {"loss": losses.unflatten(0, batch.pixels.shape[:2]).mean(dim=1)}
+        """Return the loss of each clip [B], the mean over its frames, and what `judge` makes `explained` of."""
+        guess = self._guess(batch)
+        per_image = {
+            "loss": guess.mean_over_targets(F.smooth_l1_loss(guess.predictions, guess.truth, reduction="none")),
+            "error": guess.mean_over_targets(F.mse_loss(guess.predictions, guess.truth, reduction="none")),
+            "power": guess.everywhere.square().mean(dim=(1, 2)),
+            "place": guess.everywhere,
+        }
+        return {name: values.unflatten(0, batch.pixels.shape[:2]).mean(dim=1) for name, values in per_image.items()}
 
-    def _losses(self, batch: DeviceBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss of each image [B * T], and the signs of collapse.
+    def judge(self, means: dict[str, Tensor]) -> dict[str, float]:
+        """Return the loss, and `explained`: the share of the variance of what is to be predicted that is predicted.
 
-        An image's loss is the mean over its own targets: it does not depend on what other images are in the batch.
+            1 - mean squared error / variance of the targets, from image to image at the same place
+
+        0 is as good as knowing each place's mean over all images; below is worse. Other than the loss it can be
+        compared between recipes whose targets differ, and an encoder that says the same of every image explains
+        nothing. One whose targets have few dimensions may explain much of them: RankMe tells.
         """
+        variance = float(means["power"] - means["place"].square().mean())
+        explained = 1 - float(means["error"]) / variance if variance > _LEAST_VARIANCE else math.nan
+        return {"loss": float(means["loss"]), "explained": explained}
+
+    def _guess(self, batch: DeviceBatch) -> _Guess:
+        """Return what is predicted of each image [B * T], and what is true."""
         images = batch.pixels.flatten(0, 1)
         masks = self.masks(frame_seeds(batch.seed, frames=batch.pixels.shape[1]))
         keep, target, is_target = (
@@ -71,19 +122,14 @@ class HJepa(Objective):
         )
 
         with torch.no_grad():
-            everything = self.target_encoder(images).float()
-            truth = F.layer_norm(everything, everything.shape[-1:])
-            truth = take(truth, target.flatten(1)).unflatten(1, target.shape[1:])
+            tokens = self.target_encoder(images).float()
+            everywhere = F.layer_norm(tokens, tokens.shape[-1:])
+            truth = take(everywhere, target.flatten(1)).unflatten(1, target.shape[1:])
         context = self.encoder(images, keep)
         predictions = self.predictor(context, keep, target, is_target).float()
 
         weight = is_target / is_target.sum(dim=(1, 2), keepdim=True)
-        losses = (F.smooth_l1_loss(predictions, truth, reduction="none").mean(dim=-1) * weight).sum(dim=(1, 2))
-        return losses, {
-            "target_std": everything.std(dim=0, correction=0).mean(),
-            "context_std": context.detach().float().flatten(0, 1).std(dim=0, correction=0).mean(),
-            "prediction_std": _weighted_std(predictions.detach(), weight / len(images)),
-        }
+        return _Guess(predictions, truth, weight, tokens, everywhere, context.detach())
 
     @torch.no_grad()
     def after_step(self, step: int, steps: int) -> None:

@@ -1,0 +1,162 @@
+"""What several clips from each decode cost in learning, for the decoding that they save.
+
+    python benchmarks/repeats.py --train cifar/train --test cifar/test --steps 400
+    python benchmarks/repeats.py --recipe hjepa_tiny --train videos --test others --repeats 2 4 --seeds 0 1 2
+
+For each number of repeats R two runs are compared, of the same recipe and seed:
+
+    as many samples    R repeats   N steps    against   1 repeat   N steps     which decodes R times as much
+    as many decodes    R repeats   N steps    against   1 repeat   N / R steps
+
+With the first an echoed sample is worth less than a fresh one, by how much is asked; with the second it is worth more
+than none (Choi et al., "Faster neural network training with data echoing", arXiv:1907.05550, asks the same of
+supervised training). The score is that of `jobs/evaluate.py`: a linear probe on the frozen features, and k-NN. Where
+the source has fewer samples than a run takes, all runs see all of it again and again, and an echo differs little from
+the next epoch: say `--steps` so that the longest run is about one epoch for the hard case. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from headrace.errors import RunError, UserError, exit_with_sentence
+
+ROOT = Path(__file__).resolve().parent.parent
+SCORES = ("linear", "knn")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Measure what repeats cost in learning."""
+
+    train: str
+    """Labelled source: trained on, and the probes are fitted on it."""
+
+    test: str
+    """Labelled source on which the probes are scored."""
+
+    recipe: str = "hjepa_cifar"
+    """What is trained."""
+
+    steps: int = 400
+    """Steps of the longest runs, N."""
+
+    repeats: tuple[int, ...] = (2, 4)
+    """Clips from each decode, beside 1."""
+
+    seeds: tuple[int, ...] = (0,)
+    """One round each."""
+
+    output: Path | None = None
+    """Folder for the runs, by which a round that was cut off goes on; a temporary one if not given."""
+
+    def __post_init__(self) -> None:
+        for repeats in self.repeats:
+            if repeats < 2 or self.steps % repeats:
+                raise UserError(f"--repeats wants numbers from 2 that divide --steps ({self.steps}), got {repeats}")
+
+
+@dataclass(frozen=True, order=True)
+class Case:
+    """One run but for its seed."""
+
+    repeats: int
+    steps: int
+
+    def __str__(self) -> str:
+        return f"R = {self.repeats}, {self.steps:,} steps"
+
+
+Scores: TypeAlias = "dict[Case, dict[str, float]]"
+
+
+def cases(options: Options) -> list[Case]:
+    """Return what is trained, each once."""
+    short = [Case(1, options.steps // repeats) for repeats in options.repeats]
+    return sorted({Case(1, options.steps), *short, *(Case(repeats, options.steps) for repeats in options.repeats)})
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Train, score, compare."""
+    options = tyro.cli(Options, prog="repeats.py", args=arguments)
+    with tempfile.TemporaryDirectory(prefix="headrace-repeats-") as temporary:
+        found = [_round(options, seed, options.output or Path(temporary)) for seed in options.seeds]
+    compared = list(_compared(options, found))
+    _print(options, found, compared)
+    print(json.dumps({"seeds": options.seeds, "steps": options.steps, "compared": compared}))
+    return 0
+
+
+def _round(options: Options, seed: int, folder: Path) -> Scores:
+    """Return the scores of each case; "random" is the encoder before it learns."""
+    found = {}
+    for case in cases(options):
+        run = folder / f"seed-{seed}-repeats-{case.repeats}-steps-{case.steps}"
+        results = run / "evaluation.jsonl"
+        if not results.exists():
+            with Console(stderr=True).status(f"seed {seed}, {case}"):
+                train = ("jobs/train.py", options.recipe, "--output", str(run), "--wandb", "off", "--seed", str(seed))
+                length = ("--train.steps", str(case.steps), "--train.checkpoint-every", str(case.steps))
+                _job(*train, "--data.source", options.train, "--data.repeats", str(case.repeats), *length)
+                _job("jobs/evaluate.py", str(run), "--train", options.train, "--test", options.test)
+        scores = json.loads(results.read_text().splitlines()[-1])["results"]
+        trained = next(name for name in scores if name.startswith("step "))
+        found[case] = {name: scores[trained][name] for name in SCORES}
+        found[case] |= {f"random {name}": scores["random weights"][name] for name in SCORES}
+    return found
+
+
+def _job(*command: str) -> None:
+    said = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
+    if said.returncode:
+        raise RunError(f"{' '.join(command)} failed: {said.stderr.strip().splitlines()[-1:]}")
+
+
+def _compared(options: Options, found: Sequence[Scores]) -> Iterator[dict[str, object]]:
+    """Yield, for each comparison, the difference of the scores in points, one for each seed."""
+    for repeats in options.repeats:
+        echoed = Case(repeats, options.steps)
+        for what, other in (("samples", Case(1, options.steps)), ("decodes", Case(1, options.steps // repeats))):
+            differences = {
+                name: [round(100 * (scores[echoed][name] - scores[other][name]), 2) for scores in found]
+                for name in SCORES
+            }
+            yield {"repeats": repeats, "as_many": what, **differences}
+
+
+def _print(options: Options, found: Sequence[Scores], compared: Sequence[dict[str, object]]) -> None:
+    table = Table(title=f"{options.recipe}, {len(found)} seeds, means", title_justify="left")
+    for heading in ("run", "samples decoded, of N steps", "linear probe", "k-NN"):
+        table.add_column(heading, justify="left" if heading == "run" else "right")
+    first = next(iter(found[0]))
+    table.add_row(
+        "random weights", "", *(_mean([scores[first][f"random {name}"] for scores in found]) for name in SCORES)
+    )
+    for case in found[0]:
+        share = f"{case.steps / case.repeats / options.steps:.0%}"
+        table.add_row(str(case), share, *(_mean([scores[case][name] for scores in found]) for name in SCORES))
+    Console().print(table)
+    for row in compared:
+        print(
+            f"R = {row['repeats']} against as many {row['as_many']}: linear {row['linear']}, k-NN {row['knn']} points"
+        )
+
+
+def _mean(values: Sequence[float]) -> str:
+    return f"{statistics.mean(values):.1%}"
+
+
+if __name__ == "__main__":
+    exit_with_sentence(lambda: main(sys.argv[1:]))
