@@ -1,9 +1,10 @@
-"""The stream against every loader: the same frames, two workers on the same two cores, an idle consumer.
+"""The stream against every loader: the same frames, as many workers on the same two cores, an idle consumer.
 
     python benchmarks/stream.py                     long groups of pictures and real clips
     python benchmarks/stream.py --quick             fewer batches, once
     python benchmarks/stream.py --images            JPEG images instead
     python benchmarks/stream.py --only headrace "bare headrace" "torch DataLoader decord"
+    python benchmarks/stream.py --workers 1 --only headrace "bare headrace"      leaves a core to all else
 
 For each corpus:
 
@@ -49,7 +50,7 @@ from benchmarks.stream_scores import CEILING, OURS, Measured, Role
 from headrace.errors import RunError, UserError, did_you_mean, exit_with_sentence
 
 ROOT = Path(__file__).resolve().parent.parent
-WORKERS = 2
+CORES = 2
 _SPARE_BATCHES = 64  # that a loader may have read ahead, or begun, when the last batch is taken
 
 BARE = {"decord": "bare decord", "torchcodec": "bare torchcodec", "Pillow": "bare Pillow"}
@@ -75,6 +76,9 @@ class Options:
     batch: int | None = None
     """Samples in a batch; 8 clips or 64 images if not given."""
 
+    workers: int = CORES
+    """Processes, or threads, that decode, of each contender. Two are all cores: what else runs takes from them."""
+
     only: tuple[str, ...] = ()
     """Only contenders whose name begins with one of these."""
 
@@ -92,6 +96,8 @@ class Options:
             raise UserError(f"repeats must be at least 1, got {self.repeats}")
         if self.batch is not None and self.batch < 1:
             raise UserError(f"batch must be at least 1, got {self.batch}")
+        if self.workers < 1:
+            raise UserError(f"workers must be at least 1, got {self.workers}")
         for setting in self.python:
             name, _, interpreter = setting.partition("=")
             if not Path(interpreter).is_file():
@@ -117,6 +123,7 @@ class Workload:
         warm: batches until a loader counts as running; more than it reads ahead while the consumer is not there yet.
         window: batches over which it is then measured; whole epochs, so that all decode the same clips.
         check: batches whose frames are compared.
+        workers: processes, or threads, that decode.
     """
 
     name: str
@@ -125,31 +132,33 @@ class Workload:
     warm: int
     window: int
     check: int
+    workers: int = CORES
 
     @property
     def task(self) -> Task:
         """What a contender is to do in a timed run."""
         batches = self.warm + self.window
         epochs = math.ceil((batches + _SPARE_BATCHES) * self.batch / len(self.corpus))
-        return Task(str(self.corpus.folder), "", self.batch, batches, epochs, WORKERS)
+        return Task(str(self.corpus.folder), "", self.batch, batches, epochs, self.workers)
 
 
 def workloads(options: Options) -> Iterator[Workload]:
     """Yield what is measured; corpora are made when they are needed."""
+    workers = options.workers
     if options.images:
         corpus, batch = images(512), options.batch or 64
         epoch = len(corpus) // batch
-        yield Workload("images", corpus, batch, 64, epoch * (4 if options.quick else 16), epoch)
+        yield Workload("images", corpus, batch, 64, epoch * (4 if options.quick else 16), epoch, workers)
         return
     batch = options.batch or 8
     if options.corpus != "real":
-        yield Workload("long-gop", long_gop(64), batch, 4, 4 if options.quick else 12, 4)
+        yield Workload("long-gop", long_gop(64), batch, 4, 4 if options.quick else 12, 4, workers)
     if options.corpus != "long-gop":
         clips = decode.real_clips(decode.Options(quick=options.quick, videos=options.videos))
         corpus = real(clips, (*names_for("video"), "spdl"))
         whole = len(corpus) // math.gcd(len(corpus), batch)  # batches that are whole epochs
         window = whole * math.ceil((8 if options.quick else 32) / whole)
-        yield Workload("real", corpus, batch, 8, window, math.ceil(len(corpus) / batch))
+        yield Workload("real", corpus, batch, 8, window, math.ceil(len(corpus) / batch), workers)
 
 
 class Field:
@@ -247,9 +256,9 @@ class Field:
     def _look(self, contender: Contender) -> tuple[Run, str | None]:
         """Return a run whose memory was watched, and what is wrong with the frames it gave."""
         load = self.workload
-        task = replace(load.task, batches=load.check + WORKERS)
+        task = replace(load.task, batches=load.check + load.workers)
         with tempfile.TemporaryDirectory() as folder:
-            found = run(contender, task, WORKERS, memory=True, keep=Path(folder))
+            found = run(contender, task, load.workers, memory=True, keep=Path(folder))
             for file in sorted(Path(folder).glob("*.npz")):
                 with np.load(file) as kept:
                     for pixels, sample in zip(kept["pixels"], kept["samples"].tolist(), strict=True):
@@ -295,11 +304,12 @@ def measure_all(options: Options) -> tuple[list[Measured], Mapping[str, str]]:
 def main(arguments: Sequence[str]) -> int:
     """Measure and report; the exit code is 1 where an aim was measured and not met."""
     options = tyro.cli(Options, prog="stream.py", args=arguments)
-    with few_cores(WORKERS):
+    with few_cores(CORES):
         corpora, versions = measure_all(options)
     missing = {name: why for corpus in corpora for name, why in corpus.wrong.items()}
     rounds = min(len(runs) for corpus in corpora for runs in corpus.rounds.values())
-    result = summary(corpora, Machine.this(None, dict(versions), missing), rounds)
+    machine = Machine.this(None, dict(versions), missing)
+    result = summary(corpora, machine, rounds) | {"workers": options.workers}
     print_aims(result)
     path = Path(options.chart)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -35,7 +35,7 @@ from headrace.cluster.launch import ray_cluster
 from headrace.cluster.space import check_exchange, check_space, derive
 from headrace.cluster.sweep import WORST, least_cpus, most_at_once, most_demanding, share_of
 from headrace.cluster.trainer import resources_for
-from headrace.cluster.tuner import EXCHANGES, TUNE, Sweep, SweepOptions, build_tuner, value_text
+from headrace.cluster.tuner import EXCHANGES, TUNE, Sweep, SweepOptions, build_tuner, made_as, value_text
 from headrace.errors import RunError, UserError, did_you_mean, exit_with_sentence
 from headrace.observe.figures import figure, one_line, plural
 from headrace.observe.report import write_report
@@ -157,7 +157,9 @@ def _check_reports(sweep: Sweep) -> None:
 
 def _end(sweep: Sweep, results: tune.ResultGrid) -> int:
     """Print the table, write the report and the best recipe."""
-    tried = [_tried(sweep, number + 1, results[number]) for number in range(len(results))]
+    found = [results[number] for number in range(len(results))]
+    ordered = sorted(found, key=lambda result: made_as(str((result.metrics or {}).get("experiment_tag"))))
+    tried = [_tried(sweep, number, result) for number, result in enumerate(ordered, start=1)]
     lower = lower_is_better(sweep.metric)
     known = ranked(tried, lower)
     for trial in tried:

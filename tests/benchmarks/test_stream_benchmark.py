@@ -233,6 +233,7 @@ def test_cores_are_given_back() -> None:
     [
         (["--repeats", "0"], "repeats must be at least 1"),
         (["--batch", "0"], "batch must be at least 1"),
+        (["--workers", "0"], "workers must be at least 1"),
         (["--python", "LitData=/no/such/python"], "there is no file at '/no/such/python'"),
         (["--python", f"Litdata={stream_contender.__file__}"], "did you mean 'LitData'"),
     ],
@@ -249,5 +250,5 @@ def test_a_timed_run_takes_whole_epochs(clips: Corpus, monkeypatch: pytest.Monke
     for quick in (False, True):
         for load in stream.workloads(Options(quick=quick, batch=2)):
             assert load.window * load.batch % len(load.corpus) == 0
-            assert load.window % stream.WORKERS == 0 or load.name == "real"
+            assert load.window % load.workers == 0 or load.name == "real"
             assert load.task.epochs * len(load.corpus) > load.task.batches * load.batch

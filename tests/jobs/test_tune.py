@@ -24,7 +24,7 @@ from test_train import TINY as TINY_OPTIONS
 from headrace.cluster.launch import ray_cluster
 from headrace.cluster.space import Space
 from headrace.cluster.sweep import TRIALS
-from headrace.cluster.tuner import Sweep, SweepOptions, build_tuner
+from headrace.cluster.tuner import Sweep, SweepOptions, build_tuner, made_as
 from headrace.errors import UserError
 from headrace.recipe import load_recipe, replace_all
 from headrace.train.progress import complete_checkpoints, read_progress
@@ -108,6 +108,8 @@ def test_asha_ends_bad_trials_early(tmp_path: Path) -> None:
     sweep, results = toy_sweep(tmp_path, trials=8, scheduler="asha", search="random")
     steps = sorted(result.metrics["step"] for result in results)  # type: ignore[index]
     assert steps[0] < 60 <= steps[-1]
+    tags = [made_as(result.metrics["experiment_tag"]) for result in results]  # type: ignore[index]
+    assert tags == list(range(tags[0], tags[0] + 8))  # Tune counts from 0 or from 1, by the search
     assert job._end(sweep, results) == 0
     best = load_recipe((tmp_path / "best" / "recipe.json").read_text(), TOY_RECIPE, "best")
     assert best == replace(TOY_RECIPE, optim=replace(TOY_RECIPE.optim, lr=best.optim.lr))
@@ -148,6 +150,8 @@ def test_a_sweep_that_is_killed_goes_on(tmp_path: Path, video_folder: Path) -> N
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "best recipe: python jobs/train.py --from-run" in ended.stdout
+    begun = [line.partition("trial ")[2].partition(" of ")[0] for line in ended.stdout.splitlines() if "begins" in line]
+    assert begun == ["2", "3"], "they keep their numbers"
     assert len(list((tmp_path / "sweep" / TRIALS).iterdir())) == 3
     assert done
     assert all(path.stat().st_mtime_ns == when for path, when in done.items())

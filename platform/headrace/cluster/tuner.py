@@ -240,8 +240,17 @@ class Lines(tune.Callback):
 
 
 def _place(trial: Any, trials: list[Any]) -> int:
-    """Return a trial's number, from 1, which a sweep that goes on has not forgotten."""
-    return [one.trial_id for one in trials].index(trial.trial_id) + 1
+    """Return a trial's number, from 1."""
+    return sorted(made_as(one.experiment_tag) for one in trials).index(made_as(trial.experiment_tag)) + 1
+
+
+def made_as(tag: str) -> float:
+    """Return as which of its sweep's trials Tune made one, by its tag, "7_optim.lr=0.0031".
+
+    Tune's own lists begin with what was not done yet when a sweep goes on.
+    """
+    count = tag.partition("_")[0]
+    return int(count) if count.isdecimal() else math.inf
 
 
 def settings_text(config: dict[str, Any]) -> str:
