@@ -18,6 +18,7 @@ the next epoch: say `--steps` so that the longest run is about one epoch for the
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -33,7 +34,7 @@ from rich.table import Table
 
 from headrace.errors import RunError, UserError, exit_with_sentence
 
-ROOT = Path(__file__).resolve().parent.parent
+JOBS = Path(__file__).resolve().parent.parent / "jobs"
 SCORES = ("linear", "knn")
 
 
@@ -58,6 +59,9 @@ class Options:
 
     seeds: tuple[int, ...] = (0,)
     """One round each."""
+
+    limit: int = 10_000
+    """Samples of each source that the probes see at most."""
 
     output: Path | None = None
     """Folder for the runs, by which a round that was cut off goes on; a temporary one if not given."""
@@ -106,11 +110,14 @@ def _round(options: Options, seed: int, folder: Path) -> Scores:
         run = folder / f"seed-{seed}-repeats-{case.repeats}-steps-{case.steps}"
         results = run / "evaluation.jsonl"
         if not results.exists():
+            shutil.rmtree(run, ignore_errors=True)  # of a round that was cut off
             with Console(stderr=True).status(f"seed {seed}, {case}"):
-                train = ("jobs/train.py", options.recipe, "--output", str(run), "--wandb", "off", "--seed", str(seed))
+                data = ("--data.source", options.train, "--data.repeats", str(case.repeats))
                 length = ("--train.steps", str(case.steps), "--train.checkpoint-every", str(case.steps))
-                _job(*train, "--data.source", options.train, "--data.repeats", str(case.repeats), *length)
-                _job("jobs/evaluate.py", str(run), "--train", options.train, "--test", options.test)
+                where = ("--output", str(run), "--wandb", "off", "--seed", str(seed))
+                _job("train.py", options.recipe, *data, *length, *where)
+                probe = ("--train", options.train, "--test", options.test, "--limit", str(options.limit))
+                _job("evaluate.py", str(run), *probe)
         scores = json.loads(results.read_text().splitlines()[-1])["results"]
         trained = next(name for name in scores if name.startswith("step "))
         found[case] = {name: scores[trained][name] for name in SCORES}
@@ -118,10 +125,11 @@ def _round(options: Options, seed: int, folder: Path) -> Scores:
     return found
 
 
-def _job(*command: str) -> None:
-    said = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
+def _job(name: str, *arguments: str) -> None:
+    command = [sys.executable, str(JOBS / name), *arguments]
+    said = subprocess.run(command, capture_output=True, text=True, check=False)
     if said.returncode:
-        raise RunError(f"{' '.join(command)} failed: {said.stderr.strip().splitlines()[-1:]}")
+        raise RunError(f"{name} {' '.join(arguments)} failed: {said.stderr.strip().splitlines()[-1:]}")
 
 
 def _compared(options: Options, found: Sequence[Scores]) -> Iterator[dict[str, object]]:

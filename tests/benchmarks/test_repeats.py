@@ -1,0 +1,52 @@
+"""What the benchmark of repeats trains and compares; the training itself is that of jobs/train.py."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import repeats
+from benchmarks.repeats import Case, Options, cases, main
+from headrace.errors import UserError
+
+
+def test_each_run_is_made_once() -> None:
+    found = cases(Options("train", "test", steps=400, repeats=(2, 4)))
+    assert found == [Case(1, 100), Case(1, 200), Case(1, 400), Case(2, 400), Case(4, 400)]
+    with pytest.raises(UserError, match="divide --steps"):
+        Options("train", "test", steps=400, repeats=(3,))
+
+
+def test_echoes_are_compared_with_as_many_samples_and_with_as_many_decodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Here a fresh sample is worth a point of the linear probe for each 100 steps, and an echo half of that."""
+    jobs = []
+
+    def job(name: str, *arguments: str) -> None:
+        jobs.append((name, *arguments))
+        if name == "train.py":
+            run = Path(arguments[arguments.index("--output") + 1])
+            run.mkdir(parents=True)
+            worth = int(arguments[arguments.index("--train.steps") + 1]) / 100
+            echoes = int(arguments[arguments.index("--data.repeats") + 1])
+            (run / "worth").write_text(str(worth * (1 / echoes + (1 - 1 / echoes) / 2)))
+        else:
+            run = Path(arguments[0])
+            linear = 0.3 + float((run / "worth").read_text()) / 100
+            results = {"random weights": {"linear": 0.3, "knn": 0.2}, "step 1": {"linear": linear, "knn": 0.2}}
+            (run / "evaluation.jsonl").write_text(json.dumps({"results": results}) + "\n")
+
+    monkeypatch.setattr(repeats, "_job", job)
+    arguments = ["--train", "a", "--test", "b", "--steps", "400", "--repeats", "2", "--output", str(tmp_path)]
+    assert main(arguments) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [(row["as_many"], row["linear"], row["knn"]) for row in result["compared"]] == [
+        ("samples", [-1.0], [0.0]),
+        ("decodes", [1.0], [0.0]),
+    ]
+    done = len(jobs)
+    assert main(arguments) == 0
+    assert len(jobs) == done, "what is there is not made again"
