@@ -118,6 +118,18 @@ def test_asha_ends_bad_trials_early(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
+def test_bohb_pauses_trials_and_lets_the_better_go_on(tmp_path: Path) -> None:
+    pytest.importorskip("hpbandster", reason="--search bohb wants hpbandster and ConfigSpace")
+    sweep, results = toy_sweep(tmp_path, trials=8, search="bohb")
+    steps = sorted(result.metrics["step"] for result in results)  # type: ignore[index]
+    assert steps[0] < 60 <= steps[-1]
+    assert not [result.error for result in results if result.error]
+    assert job._end(sweep, results) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.ray
 def test_a_sweep_that_is_killed_goes_on(tmp_path: Path, video_folder: Path) -> None:
     """A whole one, on Ray Train: killed with its second trial under way, it ends with all of them, and trials that were
     done are not done again."""
