@@ -10,9 +10,10 @@ For each number of repeats R two runs are compared, of the same recipe and seed:
 
 With the first an echoed sample is worth less than a fresh one, by how much is asked; with the second it is worth more
 than none (Choi et al., "Faster neural network training with data echoing", arXiv:1907.05550, asks the same of
-supervised training). The score is that of `jobs/evaluate.py`: a linear probe on the frozen features, and k-NN. Where
-the source has fewer samples than a run takes, all runs see all of it again and again, and an echo differs little from
-the next epoch: say `--steps` so that the longest run is about one epoch for the hard case. The last line is JSON.
+supervised training). A tenth of each run warms up. The score is that of `jobs/evaluate.py`: a linear probe on the
+frozen features, and k-NN. Where the source has fewer samples than a run takes, all runs see all of it again and again,
+and an echo differs little from the next epoch: say `--steps` so that the longest run is about one epoch for the hard
+case. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -114,6 +115,7 @@ def _round(options: Options, seed: int, folder: Path) -> Scores:
             with Console(stderr=True).status(f"seed {seed}, {case}"):
                 data = ("--data.source", options.train, "--data.repeats", str(case.repeats))
                 length = ("--train.steps", str(case.steps), "--train.checkpoint-every", str(case.steps))
+                length += ("--optim.warmup-steps", str(max(1, case.steps // 10)))
                 where = ("--output", str(run), "--wandb", "off", "--seed", str(seed))
                 _job("train.py", options.recipe, *data, *length, *where)
                 probe = ("--train", options.train, "--test", options.test, "--limit", str(options.limit))
