@@ -115,9 +115,9 @@ def _round(options: Options, seed: int, folder: Path) -> Scores:
             with Console(stderr=True).status(f"seed {seed}, {case}"):
                 data = ("--data.source", options.train, "--data.repeats", str(case.repeats))
                 length = ("--train.steps", str(case.steps), "--train.checkpoint-every", str(case.steps))
-                length += ("--optim.warmup-steps", str(max(1, case.steps // 10)))
+                warm_up = ("--optim.warmup-steps", str(max(1, case.steps // 10)))
                 where = ("--output", str(run), "--wandb", "off", "--seed", str(seed))
-                _job("train.py", options.recipe, *data, *length, *where)
+                _job("train.py", options.recipe, *data, *length, *warm_up, *where)
                 probe = ("--train", options.train, "--test", options.test, "--limit", str(options.limit))
                 _job("evaluate.py", str(run), *probe)
         scores = json.loads(results.read_text().splitlines()[-1])["results"]
