@@ -159,9 +159,8 @@ def _print(options: Options, found: Sequence[Scores], compared: Sequence[dict[st
         table.add_row(str(case), share, *(_mean([scores[case][name] for scores in found]) for name in SCORES))
     Console().print(table)
     for row in compared:
-        print(
-            f"R = {row['repeats']} against as many {row['as_many']}: linear {row['linear']}, k-NN {row['knn']} points"
-        )
+        scores = f"linear {row['linear']}, k-NN {row['knn']} points"
+        print(f"R = {row['repeats']} against as many {row['as_many']}: {scores}")
 
 
 def _mean(values: Sequence[float]) -> str:

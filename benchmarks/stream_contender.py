@@ -285,7 +285,7 @@ def serve() -> None:
             marks.write(json.dumps([name, time.monotonic()]) + "\n")
 
         keep = None if settings["keep"] is None else Path(settings["keep"])
-        names = {0: FIRST, settings["warm"] - 1: WARM, task.batches - 1: LAST}
+        places = {FIRST: 0, WARM: settings["warm"] - 1, LAST: task.batches - 1}  # one batch may be two of them
         stream, number = loader.batches(task), 0
         while number < task.batches:
             item = next(stream)
@@ -294,8 +294,8 @@ def serve() -> None:
                 continue
             pixels, samples = item
             _touch(pixels)
-            if number in names:
-                mark(names[number])
+            for name in (name for name, place in places.items() if place == number):
+                mark(name)
             if keep is not None and pixels is not None:
                 np.savez(keep / f"{number}.npz", pixels=pixels, samples=samples)
             number += 1

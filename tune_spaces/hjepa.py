@@ -2,7 +2,7 @@
 
 A collapsed encoder has a loss near 0, so trials are never compared by the loss. Nor by RankMe where training is short:
 it is highest before the first step, and who learns least keeps most of it. A minute of training teaches neighbours
-nothing about labels, but `explained`, the share of the targets' variance that is predicted, rises from the first step.
+nothing about labels, but `explained`, the share of the targets' variance that is predicted, rises meanwhile.
 """
 
 from __future__ import annotations

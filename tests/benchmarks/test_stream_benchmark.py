@@ -252,3 +252,9 @@ def test_a_timed_run_takes_whole_epochs(clips: Corpus, monkeypatch: pytest.Monke
             assert load.window * load.batch % len(load.corpus) == 0
             assert load.window % load.workers == 0 or load.name == "real"
             assert load.task.epochs * len(load.corpus) > load.task.batches * load.batch
+
+
+def test_a_batch_may_be_the_first_and_the_end_of_the_warm_up(clips: Corpus) -> None:
+    found = run(Contender("bare", "bare", "decord"), task_of(clips), warm=1)
+    assert found.first_batch_seconds > 0
+    assert found.clips_per_second > 0
