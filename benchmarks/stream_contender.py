@@ -70,7 +70,7 @@ class Run:
         ray_seconds: of these, until Ray was up; 0 for those without.
         clips_per_second: once running: between the last batch of the warm-up and the last batch.
         whole_clips_per_second: from the start of the process to the last batch.
-        cpu_seconds_per_clip: once running, of all its processes.
+        cpu_seconds_per_clip: once running, of all its processes but those that ended before the last batch.
         decode_cpu_share: of that, what headrace's decode actors take; NaN for the others. What the machine does
             beside it, which moves clips/s by a third, does not move this.
         memory_bytes: peak of the proportional set sizes of all its processes: what they share counts once.
@@ -85,6 +85,12 @@ class Run:
     decode_cpu_share: float = math.nan
     memory_bytes: int = 0
     shared_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class _Process:
+    number: int
+    decodes: bool
 
 
 @dataclass
@@ -126,7 +132,7 @@ def run(contender: Contender, task: Task, warm: int, *, memory: bool = False, ke
         if memory:
             watcher.start()
         times: dict[str, float] = {}
-        cpu: dict[str, tuple[float, float]] = {}
+        cpu: dict[str, dict[_Process, float]] = {}
         for line in marks:
             name, at = json.loads(line)
             times[name] = at
@@ -138,7 +144,9 @@ def run(contender: Contender, task: Task, warm: int, *, memory: bool = False, ke
         if LAST not in times:
             raise StreamError(_last_words(process, said))
     clips, window = task.batches * task.batch, (task.batches - warm) * task.batch
-    used, decoding = (last - first for last, first in zip(cpu[LAST], cpu[WARM], strict=True))
+    took = {process: seconds - cpu[WARM].get(process, 0.0) for process, seconds in cpu[LAST].items()}
+    used = sum(took.values())
+    decoding = sum(seconds for process, seconds in took.items() if process.decodes)
     return Run(
         first_batch_seconds=times[FIRST] - start,
         ray_seconds=times.get("ray is up", 0.0) - times.get("ray starts", 0.0),
@@ -237,16 +245,15 @@ def _session(leader: int) -> list[Any]:
     return found
 
 
-def _cpu_seconds(process: int) -> tuple[float, float]:
-    """Return the CPU time of a process and its descendants, those included that ended, and its decode actors' part."""
-    total = decoding = 0.0
+def _cpu_seconds(process: int) -> dict[_Process, float]:
+    """Return the CPU time of a process and of each of its descendants."""
+    found = {}
     for member in _family(process):
         with contextlib.suppress(_psutil().NoSuchProcess):
             times = member.cpu_times()
-            used = times.user + times.system + times.children_user + times.children_system
-            total += used
-            decoding += used if any(_DECODE_ACTOR in word for word in member.cmdline()) else 0.0
-    return total, decoding
+            decodes = any(_DECODE_ACTOR in word for word in member.cmdline())
+            found[_Process(member.pid, decodes)] = times.user + times.system
+    return found
 
 
 def _memory(process: int) -> tuple[int, int]:

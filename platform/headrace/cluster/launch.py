@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import ray
 
+from headrace.cluster.embedded import small_ray
 from headrace.errors import RunError, final_sentence
 from headrace.observe.records import METRICS_FILE, MetricsWriter
 from headrace.train.progress import FAILED_FILE, STOP_FILE, newest_checkpoint, read_progress
@@ -45,15 +46,17 @@ def ray_cluster(cpus: int, dashboard: bool, resource: str = "") -> Iterator[dict
         os.environ.setdefault(_STATE_TRACKING, "1")  # the dashboard's page of training runs
     # Workers' reports are taken at this interval, and a worker that has reported waits for it.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    if "RAY_ADDRESS" in os.environ:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
-    else:
-        cpus = max(cpus, os.cpu_count() or 1)
-        _start_ray(num_cpus=cpus, resources={resource: cpus} if resource else None, include_dashboard=dashboard)
-    try:
-        yield {name: float(value) for name, value in ray.cluster_resources().items()}
-    finally:
-        ray.shutdown()
+    embedded = "RAY_ADDRESS" not in os.environ
+    with small_ray() if embedded and not dashboard else contextlib.nullcontext():
+        if embedded:
+            cpus = max(cpus, os.cpu_count() or 1)
+            _start_ray(num_cpus=cpus, resources={resource: cpus} if resource else None, include_dashboard=dashboard)
+        else:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        try:
+            yield {name: float(value) for name, value in ray.cluster_resources().items()}
+        finally:
+            ray.shutdown()
 
 
 def _start_ray(**settings: Any) -> None:

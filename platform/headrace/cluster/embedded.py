@@ -1,0 +1,179 @@
+"""A Ray for one machine: without the processes that only a cluster or a dashboard needs.
+
+    Ray's own                                          embedded, without a dashboard
+    GCS, raylet, its two agents, workers               the same
+    dashboard, autoscaler, log monitor                 not started
+    three actors that keep house for Ray Data          stand-ins, in each process that would call them
+
+Each of these is a Python process that takes up to two seconds of a core before the first batch, its memory, and often
+a hundred wakings a second from then on. On a machine of few cores the decoders pay for that (docs/log.md), and nobody
+has use for it: the statistics are shown by the dashboard, and all actors live on the one node, which has no others.
+
+Ray has no public door for this. What is replaced are methods and functions of its own by which it starts these
+processes, for as long as the embedded cluster runs; what a Ray lacks of them is left as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from importlib import import_module
+from typing import Any
+
+import ray
+from ray._private.node import Node
+
+EMBEDDED = "HEADRACE_EMBEDDED_RAY"
+"""Set in the environment of all processes of such a cluster, so that its workers know."""
+
+_STARTERS = ("start_api_server", "start_monitor", "start_log_monitor")
+"""Methods of Ray's node that start what is left out."""
+
+
+@contextlib.contextmanager
+def small_ray() -> Iterator[None]:
+    """Let the cluster that starts within be small. It must have ended when this does."""
+    os.environ[EMBEDDED] = "1"
+    functions = _replace(_stand_ins())
+    starters = {name: getattr(Node, name) for name in _STARTERS if hasattr(Node, name)}
+    for name in starters:
+        setattr(Node, name, _ignore)
+    try:
+        yield
+    finally:
+        for name, starter in starters.items():
+            setattr(Node, name, starter)
+        _replace(functions)
+        del os.environ[EMBEDDED]
+
+
+def stand_in_if_worker() -> None:
+    """Let Ray Data call the stand-ins, if this is a worker of such a cluster."""
+    if EMBEDDED in os.environ and ray.is_initialized():
+        _replace(_stand_ins())
+
+
+class Here:
+    """A handle as of an actor, whose methods are called in the process that holds it.
+
+    Args:
+        actor: it has the methods; `handle.method.remote(...)` returns a reference to what one gives.
+    """
+
+    def __init__(self, actor: object) -> None:
+        self._actor = actor
+        self._methods: dict[str, _Method] = {}
+
+    def __getattr__(self, name: str) -> _Method:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return self._methods.setdefault(name, _Method(getattr(self._actor, name)))
+
+    def __reduce__(self) -> tuple[type[Here], tuple[object]]:
+        return Here, (self._actor,)
+
+
+class _Method:
+    """One method of a handle. Results that are the same object are put into the object store once."""
+
+    def __init__(self, method: Callable[..., object]) -> None:
+        self._method = method
+        self._newest: tuple[object, ray.ObjectRef[Any]] | None = None
+
+    def remote(self, *args: Any, **kwargs: Any) -> ray.ObjectRef[Any]:
+        result = self._method(*args, **kwargs)
+        if self._newest is None or self._newest[0] is not result:
+            self._newest = (result, ray.put(result))
+        return self._newest[1]
+
+
+class Statistics:
+    """For Ray Data's statistics, which are for its dashboard: kept by nobody."""
+
+    def gen_dataset_id(self) -> str:
+        """Return an id for an execution."""
+        return uuid.uuid4().hex
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return _ignore
+
+
+def _ignore(*_: Any, **__: Any) -> None:
+    """Take what is told, and forget it."""
+
+
+class Locations:
+    """For what knows on which node each actor lives: on the only one."""
+
+    update_actor_location = staticmethod(_ignore)
+
+    def get_actor_locations(self, actors: Sequence[str]) -> dict[str, str]:
+        """Return the node of each actor."""
+        return dict.fromkeys(actors, ray.get_runtime_context().get_node_id())
+
+
+class Nodes:
+    """For what shares the nodes out among trainers and streams, and asks for more: there are no more.
+
+    Each is told of all that the node has. What they really take Ray itself grants them, to the trainers first, and
+    how many decoders a run has is decided in `headrace.cluster.pool`.
+    """
+
+    request_resources = staticmethod(_ignore)
+    cancel_request = staticmethod(_ignore)
+
+    def get_reserved_resources(self, *_: Any, **__: Any) -> dict[str, dict[str, float]]:
+        """Return the resources of each node."""
+        return self._nodes
+
+    @cached_property
+    def _nodes(self) -> dict[str, dict[str, float]]:
+        return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+
+
+_STAND_INS = {
+    "get_or_create_stats_actor": Statistics,
+    "get_or_create_actor_location_tracker": Locations,
+    "get_or_create_autoscaling_coordinator": Nodes,
+}
+"""Functions of Ray Data that start an actor if there is none, and what stands in for it."""
+
+_CALLERS = (
+    "ray.data._internal.stats",
+    "ray.data._internal.execution.operators.actor_pool_map_operator",
+    "ray.data._internal.utils.cached_ray_internals",
+    "ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator",
+    "ray.train.v2._internal.execution.scaling_policy.autoscaling_coordinator_client",
+)
+"""The modules that know these functions by name."""
+
+
+def _stand_ins() -> dict[str, Callable[[], Here]]:
+    return {name: _always(Here(actor())) for name, actor in _STAND_INS.items()}
+
+
+def _always(handle: Here) -> Callable[[], Here]:
+    return lambda: handle
+
+
+def _replace(functions: Mapping[str, Callable[[], Any]]) -> dict[str, Callable[[], Any]]:
+    """Let names in Ray's modules mean these functions; return what they meant.
+
+    Ray Train is not loaded for it: it takes these names from Ray Data when it is.
+    """
+    before: dict[str, Callable[[], Any]] = {}
+    for caller in _CALLERS:
+        if caller.startswith("ray.data."):
+            with contextlib.suppress(ImportError):
+                import_module(caller)
+        known = vars(sys.modules[caller]) if caller in sys.modules else {}
+        for name in functions.keys() & known.keys():
+            before.setdefault(name, known[name])
+            known[name] = functions[name]
+    return before
