@@ -1,7 +1,7 @@
 """What several clips from each decode cost in learning, for the decoding that they save.
 
-    python benchmarks/repeats.py --train cifar/train --test cifar/test --steps 400
-    python benchmarks/repeats.py --recipe hjepa_tiny --train videos --test others --repeats 2 4 --seeds 0 1 2
+    python benchmarks/repeats.py --train cifar/train --test cifar/test --seeds 0 1 2
+    python benchmarks/repeats.py --learner hjepa_tiny --train videos --test others --repeats 2 4 --steps 1000
 
 For each number of repeats R two runs are compared, of the same recipe and seed:
 
@@ -9,11 +9,11 @@ For each number of repeats R two runs are compared, of the same recipe and seed:
     as many decodes    R repeats   N steps    against   1 repeat   N / R steps
 
 With the first an echoed sample is worth less than a fresh one, by how much is asked; with the second it is worth more
-than none (Choi et al., "Faster neural network training with data echoing", arXiv:1907.05550, asks the same of
-supervised training). A tenth of each run warms up. The score is that of `jobs/evaluate.py`: a linear probe on the
-frozen features, and k-NN. Where the source has fewer samples than a run takes, all runs see all of it again and again,
-and an echo differs little from the next epoch: say `--steps` so that the longest run is about one epoch for the hard
-case. The last line is JSON.
+than none (Choi et al., "Faster neural network training with data echoing", arXiv:1907.05550, asks the same). Either a
+small network learns the labels of images, and the score is its accuracy on the test source; or a recipe is trained, a
+tenth of it to warm up, and the scores are those of `jobs/evaluate.py`: a linear probe on the frozen features, and k-NN.
+Where the source has fewer samples than a run takes, all runs see all of it again and again, and an echo differs little
+from the next epoch: say `--steps` so that the longest run is about one epoch for the hard case. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TypeAlias
 
@@ -33,10 +34,13 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from headrace.data.config import DataConfig
+from headrace.data.manifest import Manifest
 from headrace.errors import RunError, UserError, exit_with_sentence
 
 JOBS = Path(__file__).resolve().parent.parent / "jobs"
-SCORES = ("linear", "knn")
+CLASSIFIER = "classifier"
+SCORES_FILE = "scores.json"
 
 
 @dataclass(frozen=True)
@@ -44,16 +48,19 @@ class Options:
     """Measure what repeats cost in learning."""
 
     train: str
-    """Labelled source: trained on, and the probes are fitted on it."""
+    """Labelled source: trained on, and probes are fitted on it."""
 
     test: str
-    """Labelled source on which the probes are scored."""
+    """Labelled source on which is scored."""
 
-    recipe: str = "hjepa_cifar"
-    """What is trained."""
+    learner: str = CLASSIFIER
+    """What is trained: classifier, a small network that learns the labels of images, or a recipe by its name."""
 
-    steps: int = 400
+    steps: int = 768
     """Steps of the longest runs, N."""
+
+    batch: int = 64
+    """Samples in a step of the classifier; a recipe has its own."""
 
     repeats: tuple[int, ...] = (2, 4)
     """Clips from each decode, beside 1."""
@@ -62,7 +69,7 @@ class Options:
     """One round each."""
 
     limit: int = 10_000
-    """Samples of each source that the probes see at most."""
+    """Samples of each source that probes see at most."""
 
     output: Path | None = None
     """Folder for the runs, by which a round that was cut off goes on; a temporary one if not given."""
@@ -71,6 +78,11 @@ class Options:
         for repeats in self.repeats:
             if repeats < 2 or self.steps % repeats:
                 raise UserError(f"--repeats wants numbers from 2 that divide --steps ({self.steps}), got {repeats}")
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """What a run is scored by."""
+        return ("accuracy",) if self.learner == CLASSIFIER else ("linear", "knn")
 
 
 @dataclass(frozen=True, order=True)
@@ -105,26 +117,51 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _round(options: Options, seed: int, folder: Path) -> Scores:
-    """Return the scores of each case; "random" is the encoder before it learns."""
+    """Return the scores of each case, and those of the network before it learns where they tell anything."""
+    learn = _classify if options.learner == CLASSIFIER else _train
     found = {}
     for case in cases(options):
         run = folder / f"seed-{seed}-repeats-{case.repeats}-steps-{case.steps}"
-        results = run / "evaluation.jsonl"
+        results = run / SCORES_FILE
         if not results.exists():
             shutil.rmtree(run, ignore_errors=True)  # of a round that was cut off
             with Console(stderr=True).status(f"seed {seed}, {case}"):
-                data = ("--data.source", options.train, "--data.repeats", str(case.repeats))
-                length = ("--train.steps", str(case.steps), "--train.checkpoint-every", str(case.steps))
-                warm_up = ("--optim.warmup-steps", str(max(1, case.steps // 10)))
-                where = ("--output", str(run), "--wandb", "off", "--seed", str(seed))
-                _job("train.py", options.recipe, *data, *length, *warm_up, *where)
-                probe = ("--train", options.train, "--test", options.test, "--limit", str(options.limit))
-                _job("evaluate.py", str(run), *probe)
-        scores = json.loads(results.read_text().splitlines()[-1])["results"]
-        trained = next(name for name in scores if name.startswith("step "))
-        found[case] = {name: scores[trained][name] for name in SCORES}
-        found[case] |= {f"random {name}": scores["random weights"][name] for name in SCORES}
+                scores = learn(options, case, seed, run)
+            run.mkdir(parents=True, exist_ok=True)
+            results.write_text(json.dumps(scores))
+        found[case] = json.loads(results.read_text())
     return found
+
+
+def _classify(options: Options, case: Case, seed: int, _: Path) -> dict[str, float]:
+    from benchmarks.classifier import Training, accuracy
+
+    training = Training(case.steps, options.batch, case.repeats, DataConfig().repeats_apart, seed)
+    return {"accuracy": accuracy(_indexed(options.train), _indexed(options.test), training)}
+
+
+@cache
+def _indexed(source: str) -> Manifest:
+    _job("index.py", source)
+    manifest = Manifest.load(source)
+    assert manifest is not None
+    if not manifest.classes:
+        raise UserError(f"{source} has no labels to learn")
+    return manifest
+
+
+def _train(options: Options, case: Case, seed: int, run: Path) -> dict[str, float]:
+    data = ("--data.source", options.train, "--data.repeats", str(case.repeats))
+    length = ("--train.steps", str(case.steps), "--train.checkpoint-every", str(case.steps))
+    warm_up = ("--optim.warmup-steps", str(max(1, case.steps // 10)))
+    where = ("--output", str(run), "--wandb", "off", "--seed", str(seed))
+    _job("train.py", options.learner, *data, *length, *warm_up, *where)
+    probe = ("--train", options.train, "--test", options.test, "--limit", str(options.limit))
+    _job("evaluate.py", str(run), *probe)
+    scores = json.loads((run / "evaluation.jsonl").read_text().splitlines()[-1])["results"]
+    trained = next(name for name in scores if name.startswith("step "))
+    before = {f"random {name}": scores["random weights"][name] for name in options.scores}
+    return before | {name: scores[trained][name] for name in options.scores}
 
 
 def _job(name: str, *arguments: str) -> None:
@@ -141,26 +178,27 @@ def _compared(options: Options, found: Sequence[Scores]) -> Iterator[dict[str, o
         for what, other in (("samples", Case(1, options.steps)), ("decodes", Case(1, options.steps // repeats))):
             differences = {
                 name: [round(100 * (scores[echoed][name] - scores[other][name]), 2) for scores in found]
-                for name in SCORES
+                for name in options.scores
             }
             yield {"repeats": repeats, "as_many": what, **differences}
 
 
 def _print(options: Options, found: Sequence[Scores], compared: Sequence[dict[str, object]]) -> None:
-    table = Table(title=f"{options.recipe}, {len(found)} seeds, means", title_justify="left")
-    for heading in ("run", "samples decoded, of N steps", "linear probe", "k-NN"):
+    table = Table(title=f"{options.learner}, {len(found)} seeds, means", title_justify="left")
+    for heading in ("run", "samples decoded, of N steps", *options.scores):
         table.add_column(heading, justify="left" if heading == "run" else "right")
     first = next(iter(found[0]))
-    table.add_row(
-        "random weights", "", *(_mean([scores[first][f"random {name}"] for scores in found]) for name in SCORES)
-    )
+    if f"random {options.scores[0]}" in found[0][first]:
+        before = (_mean([scores[first][f"random {name}"] for scores in found]) for name in options.scores)
+        table.add_row("random weights", "", *before)
     for case in found[0]:
         share = f"{case.steps / case.repeats / options.steps:.0%}"
-        table.add_row(str(case), share, *(_mean([scores[case][name] for scores in found]) for name in SCORES))
+        means = (_mean([scores[case][name] for scores in found]) for name in options.scores)
+        table.add_row(str(case), share, *means)
     Console().print(table)
     for row in compared:
-        scores = f"linear {row['linear']}, k-NN {row['knn']} points"
-        print(f"R = {row['repeats']} against as many {row['as_many']}: {scores}")
+        scores = ", ".join(f"{name} {row[name]}" for name in options.scores)
+        print(f"R = {row['repeats']} against as many {row['as_many']}: {scores} points")
 
 
 def _mean(values: Sequence[float]) -> str:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from pathlib import Path
 
 import pytest
+from small_media import flat_image
 
 from benchmarks import repeats
+from benchmarks.classifier import Training, accuracy
 from benchmarks.repeats import Case, Options, cases, main
+from data_pipelines.index import index
+from headrace.data.scan import shards_of
 from headrace.errors import UserError
 
 
@@ -40,7 +46,8 @@ def test_echoes_are_compared_with_as_many_samples_and_with_as_many_decodes(
             (run / "evaluation.jsonl").write_text(json.dumps({"results": results}) + "\n")
 
     monkeypatch.setattr(repeats, "_job", job)
-    arguments = ["--train", "a", "--test", "b", "--steps", "400", "--repeats", "2", "--output", str(tmp_path)]
+    arguments = ["--train", "a", "--test", "b", "--learner", "hjepa_tiny", "--steps", "400", "--repeats", "2"]
+    arguments += ["--output", str(tmp_path)]
     assert main(arguments) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [(row["as_many"], row["linear"], row["knn"]) for row in result["compared"]] == [
@@ -50,3 +57,18 @@ def test_echoes_are_compared_with_as_many_samples_and_with_as_many_decodes(
     done = len(jobs)
     assert main(arguments) == 0
     assert len(jobs) == done, "what is there is not made again"
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_the_classifier_learns_from_the_stream(tmp_path: Path, repeats: int) -> None:
+    """Here of forty images in two brightnesses."""
+    with tarfile.open(tmp_path / "images.tar", "w") as tar:
+        for image in range(40):
+            bright = image % 2
+            for name, data in (("png", flat_image(40 + image + 130 * bright)), ("cls", str(bright).encode())):
+                member = tarfile.TarInfo(f"{image:02d}.{name}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    images = index(str(tmp_path), shards_of(str(tmp_path))).usable()
+    training = Training(steps=80, batch=10, repeats=repeats, apart=3, seed=0)
+    assert accuracy(images, images, training) == 1.0
