@@ -113,9 +113,14 @@ class Locations:
 
     update_actor_location = staticmethod(_ignore)
 
+    def __init__(self) -> None:
+        self._known: dict[str, str] = {}
+
     def get_actor_locations(self, actors: Sequence[str]) -> dict[str, str]:
         """Return the node of each actor."""
-        return dict.fromkeys(actors, ray.get_runtime_context().get_node_id())
+        if self._known.keys() != set(actors):
+            self._known = dict.fromkeys(actors, ray.get_runtime_context().get_node_id())
+        return self._known
 
 
 class Nodes:
