@@ -1,8 +1,8 @@
 """A small residual network that learns labels from headrace's stream, in this process and on the CPU.
 
 The data are what matters here: the order, the decoding, the repeats and the augmentation are those of a run. The
-network is that of He et al. (arXiv 1512.03385, section 4.2) for images of 32 pixels, with n = 2; the learning rate
-rises and falls once (Smith and Topin, arXiv 1708.07120).
+network is made after that of He et al. (arXiv 1512.03385, section 4.2) for images of 32 pixels, with n = 2 and
+projected shortcuts; the learning rate rises and falls once (Smith and Topin, arXiv 1708.07120).
 """
 
 from __future__ import annotations

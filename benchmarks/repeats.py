@@ -37,9 +37,11 @@ from rich.table import Table
 from headrace.data.config import DataConfig
 from headrace.data.manifest import Manifest
 from headrace.errors import RunError, UserError, exit_with_sentence
+from jobs.sources import open_source
 
 JOBS = Path(__file__).resolve().parent.parent / "jobs"
 CLASSIFIER = "classifier"
+OPTIONS_FILE = "options.json"
 SCORES_FILE = "scores.json"
 
 
@@ -75,6 +77,11 @@ class Options:
     """Folder for the runs, by which a round that was cut off goes on; a temporary one if not given."""
 
     def __post_init__(self) -> None:
+        for name in ("steps", "batch", "limit"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name} must be at least 1, got {getattr(self, name)}")
+        if not self.seeds or not self.repeats:
+            raise UserError("--seeds and --repeats name one number at least")
         for repeats in self.repeats:
             if repeats < 2 or self.steps % repeats:
                 raise UserError(f"--repeats wants numbers from 2 that divide --steps ({self.steps}), got {repeats}")
@@ -109,11 +116,24 @@ def main(arguments: Sequence[str]) -> int:
     """Train, score, compare."""
     options = tyro.cli(Options, prog="repeats.py", args=arguments)
     with tempfile.TemporaryDirectory(prefix="headrace-repeats-") as temporary:
-        found = [_round(options, seed, options.output or Path(temporary)) for seed in options.seeds]
+        folder = options.output or Path(temporary)
+        _check_same(options, folder)
+        found = [_round(options, seed, folder) for seed in options.seeds]
     compared = list(_compared(options, found))
     _print(options, found, compared)
     print(json.dumps({"seeds": options.seeds, "steps": options.steps, "compared": compared}))
     return 0
+
+
+def _check_same(options: Options, folder: Path) -> None:
+    """Check that the runs in a folder, if there are any, are of the same learner on the same data."""
+    asked = {name: str(getattr(options, name)) for name in ("learner", "train", "test", "batch", "limit")}
+    written = folder / OPTIONS_FILE
+    folder.mkdir(parents=True, exist_ok=True)
+    if not written.exists():
+        written.write_text(json.dumps(asked))
+    elif (there := json.loads(written.read_text())) != asked:
+        raise UserError(f"{folder} holds runs of {there}, not of {asked}: name another --output")
 
 
 def _round(options: Options, seed: int, folder: Path) -> Scores:
@@ -128,7 +148,9 @@ def _round(options: Options, seed: int, folder: Path) -> Scores:
             with Console(stderr=True).status(f"seed {seed}, {case}"):
                 scores = learn(options, case, seed, run)
             run.mkdir(parents=True, exist_ok=True)
-            results.write_text(json.dumps(scores))
+            half = results.with_suffix(".part")
+            half.write_text(json.dumps(scores))
+            half.rename(results)
         found[case] = json.loads(results.read_text())
     return found
 
@@ -136,18 +158,20 @@ def _round(options: Options, seed: int, folder: Path) -> Scores:
 def _classify(options: Options, case: Case, seed: int, _: Path) -> dict[str, float]:
     from benchmarks.classifier import Training, accuracy
 
+    train, test = _labelled(options.train), _labelled(options.test)
+    if unknown := sorted(set(test.classes) - set(train.classes)):
+        raise UserError(f"--test has classes that --train lacks: {', '.join(unknown)}")
     training = Training(case.steps, options.batch, case.repeats, DataConfig().repeats_apart, seed)
-    return {"accuracy": accuracy(_indexed(options.train), _indexed(options.test), training)}
+    return {"accuracy": accuracy(train, test, training)}
 
 
 @cache
-def _indexed(source: str) -> Manifest:
-    _job("index.py", source)
-    manifest = Manifest.load(source)
-    assert manifest is not None
-    if not manifest.classes:
-        raise UserError(f"{source} has no labels to learn")
-    return manifest
+def _labelled(source: str) -> Manifest:
+    manifest = open_source(source).manifest().usable()
+    labelled = manifest.where(manifest.labels >= 0)
+    if not len(labelled):
+        raise UserError(f"{source} has no labels to learn: add them with `jobs/pack.py --metadata`")
+    return labelled
 
 
 def _train(options: Options, case: Case, seed: int, run: Path) -> dict[str, float]:
@@ -168,7 +192,7 @@ def _job(name: str, *arguments: str) -> None:
     command = [sys.executable, str(JOBS / name), *arguments]
     said = subprocess.run(command, capture_output=True, text=True, check=False)
     if said.returncode:
-        raise RunError(f"{name} {' '.join(arguments)} failed: {said.stderr.strip().splitlines()[-1:]}")
+        raise RunError(f"{name} {' '.join(arguments)} failed: {(said.stderr.strip().splitlines() or ['no word'])[-1]}")
 
 
 def _compared(options: Options, found: Sequence[Scores]) -> Iterator[dict[str, object]]:

@@ -88,8 +88,10 @@ class Run:
 
 
 @dataclass(frozen=True)
-class _Process:
-    number: int
+class _Cpu:
+    """What a process has taken, and whether it is a decode actor of headrace."""
+
+    seconds: float
     decodes: bool
 
 
@@ -132,7 +134,7 @@ def run(contender: Contender, task: Task, warm: int, *, memory: bool = False, ke
         if memory:
             watcher.start()
         times: dict[str, float] = {}
-        cpu: dict[str, dict[_Process, float]] = {}
+        cpu: dict[str, dict[int, _Cpu]] = {}
         for line in marks:
             name, at = json.loads(line)
             times[name] = at
@@ -144,9 +146,10 @@ def run(contender: Contender, task: Task, warm: int, *, memory: bool = False, ke
         if LAST not in times:
             raise StreamError(_last_words(process, said))
     clips, window = task.batches * task.batch, (task.batches - warm) * task.batch
-    took = {process: seconds - cpu[WARM].get(process, 0.0) for process, seconds in cpu[LAST].items()}
-    used = sum(took.values())
-    decoding = sum(seconds for process, seconds in took.items() if process.decodes)
+    before = {number: process.seconds for number, process in cpu[WARM].items()}
+    took = [(process.seconds - before.get(number, 0.0), process.decodes) for number, process in cpu[LAST].items()]
+    used = sum(seconds for seconds, _ in took)
+    decoding = sum(seconds for seconds, decodes in took if decodes)
     return Run(
         first_batch_seconds=times[FIRST] - start,
         ray_seconds=times.get("ray is up", 0.0) - times.get("ray starts", 0.0),
@@ -245,14 +248,13 @@ def _session(leader: int) -> list[Any]:
     return found
 
 
-def _cpu_seconds(process: int) -> dict[_Process, float]:
-    """Return the CPU time of a process and of each of its descendants."""
+def _cpu_seconds(process: int) -> dict[int, _Cpu]:
+    """Return what a process and each of its descendants have taken, by their numbers."""
     found = {}
     for member in _family(process):
         with contextlib.suppress(_psutil().NoSuchProcess):
-            times = member.cpu_times()
-            decodes = any(_DECODE_ACTOR in word for word in member.cmdline())
-            found[_Process(member.pid, decodes)] = times.user + times.system
+            times, title = member.cpu_times(), " ".join(member.cmdline())
+            found[member.pid] = _Cpu(times.user + times.system, _DECODE_ACTOR in title)
     return found
 
 

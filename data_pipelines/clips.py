@@ -5,6 +5,7 @@ numbers of micro-batches  ->  decode actors  ->  strips of micro-batches, in ord
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,7 @@ def micro_batches(
     step: int = 0,
     first: int = 0,
     stream: int = 0,
+    store_bytes: float = math.inf,
 ) -> ray.data.Dataset:
     """Return a stream of a run's micro-batches as strips, one row and one block each.
 
@@ -71,9 +73,11 @@ def micro_batches(
         ranks: how many will share the streams.
         step, first: completed steps, and the next micro-batch of training.
         stream: which of `plan.data.streams`.
+        store_bytes: of the object store for all streams together, which keep half of it at most.
     """
     streams = plan.data.streams
-    stream_context(in_flight_bytes=ranks // streams * plan.data.read_ahead * plan.micro_batch_bytes)
+    ahead = ranks // streams * plan.data.read_ahead * plan.micro_batch_bytes
+    stream_context(in_flight_bytes=int(min(ahead, store_bytes / 2 / streams)))
     size = pool.of_stream(stream, streams)
     actors = ray.data.ActorPoolStrategy(min_size=size.least, max_size=size.most)
     source = StripNumbers(agenda, plan.echo, step, first, stream, streams)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import ray
 
 from data_pipelines.clips import micro_batches
+from headrace.cluster.embedded import is_small
 from headrace.cluster.trainer import (
     Resources,
     agenda_of,
@@ -65,7 +67,8 @@ def fitting(recipe: Recipe, run: Path, split: ray.ObjectRef[Split], cluster: dic
     plan, agenda = plan_of(recipe, samples.training), agenda_of(recipe, len(samples.held_out))
     course = Course.of(samples, plan, agenda)
     read_progress(newest_checkpoint(run)).check_same_samples(course.manifest_digest, course.sequence)
-    stream = partial(micro_batches, split, plan, agenda, pool, recipe.train.workers)
+    store = cluster["object_store_memory"] if is_small() else math.inf  # elsewhere Ray divides it among the streams
+    stream = partial(micro_batches, split, plan, agenda, pool, recipe.train.workers, store_bytes=store)
     trainer = partial(build_trainer, recipe, course, run, stream, resources)
     return partial(fit, trainer, recipe.train.restarts)
 

@@ -59,16 +59,49 @@ def test_echoes_are_compared_with_as_many_samples_and_with_as_many_decodes(
     assert len(jobs) == done, "what is there is not made again"
 
 
-@pytest.mark.parametrize("repeats", [1, 2])
-def test_the_classifier_learns_from_the_stream(tmp_path: Path, repeats: int) -> None:
-    """Here of forty images in two brightnesses."""
-    with tarfile.open(tmp_path / "images.tar", "w") as tar:
+def two_brightnesses(folder: Path, labels: tuple[str, str] = ("dark", "bright")) -> Path:
+    """Write forty images, and their labels where these are not empty."""
+    folder.mkdir()
+    with tarfile.open(folder / "images.tar", "w") as tar:
         for image in range(40):
             bright = image % 2
-            for name, data in (("png", flat_image(40 + image + 130 * bright)), ("cls", str(bright).encode())):
+            files = {"png": flat_image(40 + image + 130 * bright), "cls": labels[bright].encode()}
+            for name, data in files.items():
+                if not data:
+                    continue
                 member = tarfile.TarInfo(f"{image:02d}.{name}")
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
-    images = index(str(tmp_path), shards_of(str(tmp_path))).usable()
-    training = Training(steps=80, batch=10, repeats=repeats, apart=3, seed=0)
+    return folder
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_the_classifier_learns_from_the_stream(tmp_path: Path, repeats: int) -> None:
+    folder = str(two_brightnesses(tmp_path / "images"))
+    images = index(folder, shards_of(folder)).usable()
+    training = Training(steps=80, batch=10, repeats=repeats, apart=3, seed=0, peak_lr=0.01)
     assert accuracy(images, images, training) == 1.0
+
+
+def test_samples_without_a_label_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train = two_brightnesses(tmp_path / "train", ("", "bright"))
+    test = two_brightnesses(tmp_path / "test", ("", "bright"))
+    arguments = ["--train", str(train), "--test", str(test), "--steps", "2", "--repeats", "2", "--batch", "4"]
+    assert main([*arguments, "--output", str(tmp_path / "runs")]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [row["accuracy"] for row in result["compared"]] == [[0.0], [0.0]]
+
+    with pytest.raises(UserError, match="name another --output"):
+        main([*arguments, "--output", str(tmp_path / "runs"), "--limit", "5"])
+    others = two_brightnesses(tmp_path / "others")
+    with pytest.raises(UserError, match="classes that --train lacks: dark"):
+        main([*arguments, "--test", str(others)])
+    bare = two_brightnesses(tmp_path / "bare", ("", ""))
+    with pytest.raises(UserError, match="has no labels to learn"):
+        main([*arguments, "--train", str(bare)])
+
+
+@pytest.mark.parametrize("arguments", [["--steps", "0"], ["--batch", "0"]])
+def test_bad_numbers_are_refused(arguments: list[str]) -> None:
+    with pytest.raises(UserError, match="must be at least 1, got 0"):
+        main(["--train", "a", "--test", "b", *arguments])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -62,6 +63,16 @@ def test_a_clip_that_kills_its_decoder_costs_one_clip(video_folder: Path) -> Non
         assert np.array_equal(batch.pixels[same], expected.pixels[same])
         assert 3 not in batch.sample
         assert batch.valid.all()
+
+
+@pytest.mark.parametrize(("store_bytes", "kept"), [(math.inf, 4 * 2 * 24 * 24 * 3), (2_000.0, 500)])
+@pytest.mark.usefixtures("cluster")
+def test_streams_keep_half_of_the_object_store_at_most(video_folder: Path, store_bytes: float, kept: int) -> None:
+    manifest = index(str(video_folder), shards_of(str(video_folder))).usable()
+    data = DataConfig(height=24, width=24, sampling=SamplingConfig(frames=1), read_ahead=4, streams=2)
+    plan, split = Plan(Order(8, 0), data, micro_batch=2), ray.put(Split.whole(manifest))
+    stream = micro_batches(split, plan, Agenda(steps=1), PoolSize(2, 2), ranks=2, store_bytes=store_bytes)
+    assert stream.context.execution_options.resource_limits.object_store_memory == kept
 
 
 @pytest.mark.usefixtures("cluster")

@@ -22,7 +22,7 @@ def prepare_ray() -> None:
 
 
 prepare_ray()
-if "HEADRACE_EMBEDDED_RAY" in os.environ:  # most processes need not load what this loads
+if "HEADRACE_EMBEDDED_RAY" in os.environ:  # see `headrace.cluster.embedded`, which most processes need not load
     from headrace.cluster.embedded import stand_in_if_worker
 
     stand_in_if_worker()

@@ -3,7 +3,7 @@
     Ray's own                                          embedded, without a dashboard
     GCS, raylet, its two agents, workers               the same
     dashboard, autoscaler, log monitor                 not started
-    three actors that keep house for Ray Data          stand-ins, in each process that would call them
+    three actors that keep house for Ray Data          stand-ins, in each process that has loaded headrace
 
 Each of these is a Python process that takes up to two seconds of a core before the first batch, its memory, and often
 a hundred wakings a second from then on. On a machine of few cores the decoders pay for that (docs/log.md), and nobody
@@ -37,24 +37,28 @@ _STARTERS = ("start_api_server", "start_monitor", "start_log_monitor")
 @contextlib.contextmanager
 def small_ray() -> Iterator[None]:
     """Let the cluster that starts within be small. It must have ended when this does."""
-    os.environ[EMBEDDED] = "1"
-    functions = _replace(_stand_ins())
-    starters = {name: getattr(Node, name) for name in _STARTERS if hasattr(Node, name)}
-    for name in starters:
-        setattr(Node, name, _ignore)
+    before = {name: getattr(Node, name) for name in _STARTERS if hasattr(Node, name)}
+    functions: dict[str, Callable[[], Any]] = {}
     try:
+        _replace(_stand_ins(), functions)
+        for name in before:
+            setattr(Node, name, _ignore)
         yield
     finally:
-        for name, starter in starters.items():
+        for name, starter in before.items():
             setattr(Node, name, starter)
-        _replace(functions)
-        del os.environ[EMBEDDED]
+        _replace(functions, {})
+
+
+def is_small() -> bool:
+    """Say whether this process works in a cluster that `small_ray` made, which `ray_cluster` writes down."""
+    return EMBEDDED in os.environ
 
 
 def stand_in_if_worker() -> None:
     """Let Ray Data call the stand-ins, if this is a worker of such a cluster."""
-    if EMBEDDED in os.environ and ray.is_initialized():
-        _replace(_stand_ins())
+    if is_small() and ray.is_initialized():
+        _replace(_stand_ins(), {})
 
 
 class Here:
@@ -85,10 +89,10 @@ class _Method:
         self._newest: tuple[object, ray.ObjectRef[Any]] | None = None
 
     def remote(self, *args: Any, **kwargs: Any) -> ray.ObjectRef[Any]:
-        result = self._method(*args, **kwargs)
-        if self._newest is None or self._newest[0] is not result:
-            self._newest = (result, ray.put(result))
-        return self._newest[1]
+        result, newest = self._method(*args, **kwargs), self._newest
+        if newest is None or newest[0] is not result:
+            self._newest = newest = (result, ray.put(result))
+        return newest[1]
 
 
 class Statistics:
@@ -126,8 +130,9 @@ class Locations:
 class Nodes:
     """For what shares the nodes out among trainers and streams, and asks for more: there are no more.
 
-    Each is told of all that the node has. What they really take Ray itself grants them, to the trainers first, and
-    how many decoders a run has is decided in `headrace.cluster.pool`.
+    Each is told of all that the node has. CPUs and GPUs are granted by Ray itself, to the trainers first, and how many
+    decoders a run has is decided in `headrace.cluster.pool`; what streams may keep in the object store, by those who
+    build them.
     """
 
     request_resources = staticmethod(_ignore)
@@ -167,12 +172,11 @@ def _always(handle: Here) -> Callable[[], Here]:
     return lambda: handle
 
 
-def _replace(functions: Mapping[str, Callable[[], Any]]) -> dict[str, Callable[[], Any]]:
-    """Let names in Ray's modules mean these functions; return what they meant.
+def _replace(functions: Mapping[str, Callable[[], Any]], before: dict[str, Callable[[], Any]]) -> None:
+    """Let names in Ray's modules mean these functions; write down what they meant.
 
     Ray Train is not loaded for it: it takes these names from Ray Data when it is.
     """
-    before: dict[str, Callable[[], Any]] = {}
     for caller in _CALLERS:
         if caller.startswith("ray.data."):
             with contextlib.suppress(ImportError):
@@ -181,4 +185,3 @@ def _replace(functions: Mapping[str, Callable[[], Any]]) -> dict[str, Callable[[
         for name in functions.keys() & known.keys():
             before.setdefault(name, known[name])
             known[name] = functions[name]
-    return before

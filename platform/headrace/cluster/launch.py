@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import ray
 
-from headrace.cluster.embedded import small_ray
+from headrace.cluster.embedded import EMBEDDED, small_ray
 from headrace.errors import RunError, final_sentence
 from headrace.observe.records import METRICS_FILE, MetricsWriter
 from headrace.train.progress import FAILED_FILE, STOP_FILE, newest_checkpoint, read_progress
@@ -26,6 +26,10 @@ from headrace.train.progress import FAILED_FILE, STOP_FILE, newest_checkpoint, r
 ERROR_FILE = "error.txt"
 START_TRIES = 2
 _STATE_TRACKING = "RAY_TRAIN_ENABLE_STATE_TRACKING"
+"""Shows training runs on the dashboard."""
+
+_HEALTH_CHECK = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
+"""Seconds after which workers' reports are taken; a worker that has reported waits for it."""
 
 
 @contextlib.contextmanager
@@ -42,12 +46,14 @@ def ray_cluster(cpus: int, dashboard: bool, resource: str = "") -> Iterator[dict
     """
     for name in ("ray", "ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    if dashboard or "RAY_ADDRESS" in os.environ:
-        os.environ.setdefault(_STATE_TRACKING, "1")  # the dashboard's page of training runs
-    # Workers' reports are taken at this interval, and a worker that has reported waits for it.
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     embedded = "RAY_ADDRESS" not in os.environ
-    with small_ray() if embedded and not dashboard else contextlib.nullcontext():
+    small = embedded and not dashboard
+    variables = {
+        EMBEDDED: "1" if small else None,
+        _STATE_TRACKING: None if small else os.environ.get(_STATE_TRACKING, "1"),
+        _HEALTH_CHECK: os.environ.get(_HEALTH_CHECK, "0.5"),
+    }
+    with _environment(variables), small_ray() if small else contextlib.nullcontext():
         if embedded:
             cpus = max(cpus, os.cpu_count() or 1)
             _start_ray(num_cpus=cpus, resources={resource: cpus} if resource else None, include_dashboard=dashboard)
@@ -57,6 +63,25 @@ def ray_cluster(cpus: int, dashboard: bool, resource: str = "") -> Iterator[dict
             yield {name: float(value) for name, value in ray.cluster_resources().items()}
         finally:
             ray.shutdown()
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str | None]) -> Iterator[None]:
+    """Set these variables of the environment, unset those that are None, and let them be as before at the end."""
+
+    def assign(values: Mapping[str, str | None]) -> None:
+        for name, value in values.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+    before = {name: os.environ.get(name) for name in variables}
+    assign(variables)
+    try:
+        yield
+    finally:
+        assign(before)
 
 
 def _start_ray(**settings: Any) -> None:

@@ -1,10 +1,13 @@
-"""Two habits of Ray Data's executor that a long stream whose consumer is slower than its source cannot afford.
+"""Three habits of Ray Data's executor that a long stream cannot afford.
 
-It takes all that small outputs offer. Its limits are in bytes, and a number of a strip has eight; but each is an object
-with its records, so the numbers of a long run would take a core for minutes, and gigabytes for good.
+It takes all that small outputs offer, however slow their consumer is. Its limits are in bytes, and a number of a strip
+has eight; but each is an object with its records, so the numbers of a long run would take a core for minutes, and
+gigabytes for good.
 
 It goes round without a rest. Its loop waits until all running tasks have something to give, at most 0.1 s; where the
 decoders pause, only the source runs, and has something to give always. That would take most of a core.
+
+Its consumers look for their blocks a hundred times a second, which `headrace.cluster.handover` mends.
 
 Ray Data has no public door for this. `Pacing` is one of its callbacks (`DataContext.custom_execution_callback_classes`)
 and joins the executor's backpressure policies and its guard against deadlocks, which else would let a number through
@@ -14,8 +17,10 @@ each time round. Where a Ray lacks these, nothing is held back.
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Any
 
+from headrace.cluster.handover import Handover
 from headrace.cluster.numbers import NAME
 
 NUMBERS_AHEAD = 256
@@ -34,6 +39,7 @@ class Pacing:
 
     def __init__(self) -> None:
         self._looked, self._seen = 0.0, -1
+        self._handover: Handover | None = None
 
     def before_execution_starts(self, executor: Any) -> None:
         """Take part in what the executor decides."""
@@ -45,6 +51,8 @@ class Pacing:
             guard.should_unblock = self.should_unblock
         except AttributeError:
             self._topology = {}
+        with suppress(AttributeError):
+            self._handover = Handover(executor._output_node[1])
 
     def can_add_input(self, op: Any) -> bool:
         """Let every operator start tasks."""
@@ -62,7 +70,9 @@ class Pacing:
         return self.max_task_output_bytes_to_read(op) is None and bool(self._unblock(op))
 
     def on_execution_step(self, executor: Any) -> None:
-        """Rest, if neither a task gave anything nor one was started since the last look, and that was just now."""
+        """Wake consumers; rest, if no task gave anything or was started since the last look, and that was just now."""
+        if self._handover is not None:
+            self._handover.wake()
         seen = sum(op.metrics.num_task_outputs_generated + op.metrics.num_tasks_submitted for op in self._topology)
         passed = time.monotonic() - self._looked
         if seen == self._seen and passed < REST_SECONDS:

@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from ray.exceptions import RayActorError
 from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchConfig
 
-from headrace.cluster.trainer import Resources
+from headrace.cluster.trainer import Resources, Trainer
 from headrace.recipe import Recipe
 
 _STATM = Path("/proc/self/statm")
@@ -34,7 +34,7 @@ def try_on_workers(recipe: Recipe, resources: Resources, limit_gigabytes: float 
         torch.OutOfMemoryError: on one of them at least it does not fit, or a worker died of it.
     """
     with tempfile.TemporaryDirectory(prefix="headrace-trial-") as folder:
-        trainer = TorchTrainer(
+        trainer = Trainer(
             partial(_work, recipe, limit_gigabytes),
             torch_config=TorchConfig(backend="nccl" if resources.device == "cuda" else "gloo"),
             scaling_config=ScalingConfig(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import pickle
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from ray.data._internal.cluster_autoscaler import default_autoscaling_coordinato
 from headrace.cluster.embedded import EMBEDDED, Here, Locations, Statistics, small_ray
 from headrace.cluster.launch import ray_cluster
 
+CLIENT = "ray.train.v2._internal.execution.scaling_policy.autoscaling_coordinator_client"
+
 
 class Echo:
     """Any actor."""
@@ -32,21 +35,21 @@ class Echo:
         return self.same
 
 
-def test_all_is_as_before_when_the_cluster_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(EMBEDDED, raising=False)
+def test_all_is_as_before_when_the_cluster_has_ended() -> None:
+    """Also what Ray Train took from Ray Data, whose modules are loaded within."""
     before = (Node.start_monitor, Node.start_api_server, stats.get_or_create_stats_actor)
     known = coordinator.get_or_create_autoscaling_coordinator
     with small_ray():
         assert Node.start_monitor is not before[0]
         assert isinstance(stats.get_or_create_stats_actor(), Here)
-        assert os.environ[EMBEDDED]
+        client = importlib.reload(importlib.import_module(CLIENT))
+        assert isinstance(client.get_or_create_autoscaling_coordinator(), Here)
     assert (Node.start_monitor, Node.start_api_server, stats.get_or_create_stats_actor) == before
     assert coordinator.get_or_create_autoscaling_coordinator is known
-    assert EMBEDDED not in os.environ
+    assert client.get_or_create_autoscaling_coordinator is known
 
 
 def test_a_ray_that_lacks_them_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(EMBEDDED, raising=False)
     monkeypatch.delattr(Node, "start_monitor")
     monkeypatch.delattr(stats, "get_or_create_stats_actor")
     with small_ray():

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import os
 from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
 import ray
 
-from headrace.cluster.launch import ray_cluster
+from headrace.cluster.embedded import EMBEDDED, is_small
+from headrace.cluster.launch import ray_cluster, serves_dashboard
 from headrace.errors import RunError
 
 TIMED_OUT = "The current node timed out during startup. This could happen because the raylet failed to start."
@@ -28,6 +30,21 @@ def test_a_start_that_timed_out_is_tried_once_more(starts: MagicMock) -> None:
     with ray_cluster(cpus=4, dashboard=False) as resources:
         assert resources == {"CPU": 4.0}
     assert starts.call_count == 2
+
+
+@pytest.mark.parametrize("dashboard", [False, True])
+def test_the_environment_is_as_before_when_the_cluster_has_ended(
+    starts: MagicMock, monkeypatch: pytest.MonkeyPatch, dashboard: bool
+) -> None:
+    monkeypatch.setenv(EMBEDDED, "of a run around this one")
+    monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "3")
+    before = dict(os.environ)
+    with ray_cluster(cpus=4, dashboard=dashboard):
+        assert is_small() is not dashboard
+        assert serves_dashboard() is dashboard
+        assert os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] == "3"
+    assert starts.call_args.kwargs["include_dashboard"] is dashboard
+    assert dict(os.environ) == before
 
 
 @pytest.mark.parametrize(("errors", "tries"), [([TIMED_OUT] * 2, 2), (["no space left on device"], 1)])

@@ -1,0 +1,63 @@
+"""Wakes consumers of a stream when there is a block for them.
+
+Ray's look for it a hundred times a second, each in a thread of the process that executes the stream. Of some hundred
+ranks that wait, these looks take a core, and that process has only one, in which it should hand out blocks.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+LOOK_SECONDS = 0.1
+"""After so long a consumer looks by itself: nobody wakes it when the stream ends."""
+
+
+class Handover:
+    """Stands before the method by which consumers get a stream's blocks, `get_output_blocking` of its last operator.
+
+    Args:
+        state: of that operator.
+
+    Raises:
+        AttributeError: this Ray's have not what is used of them.
+    """
+
+    def __init__(self, state: Any) -> None:
+        self._state, self._get = state, state.get_output_blocking
+        self._counter: threading.Lock = state._waiting_consumers_lock
+        self._bells: dict[int | None, threading.Event] = {}
+        self._has_block(None)
+        state.get_output_blocking = self.get_output_blocking
+
+    def get_output_blocking(self, split: int | None) -> Any:
+        """Return the next block of a consumer; see Ray's own."""
+        if not self._is_over() and not self._has_block(split):
+            self._wait(split)
+        return self._get(split)
+
+    def wake(self) -> None:
+        """Wake those who wait for what is there now. Called by the executor's thread, each time it has looked."""
+        for split, bell in list(self._bells.items()):
+            if self._has_block(split):
+                bell.set()
+
+    def _wait(self, split: int | None) -> None:
+        bell = self._bells.setdefault(split, threading.Event())
+        self._count(1)  # Ray lets a block through that its limits would hold back where somebody waits
+        try:
+            while not self._is_over() and not self._has_block(split):
+                bell.wait(LOOK_SECONDS)
+                bell.clear()
+        finally:
+            self._count(-1)
+
+    def _count(self, change: int) -> None:
+        with self._counter:
+            self._state._num_waiting_consumers += change
+
+    def _has_block(self, split: int | None) -> bool:
+        return bool(self._state.output_queue.has_next(split))
+
+    def _is_over(self) -> bool:
+        return bool(self._state._finished or self._state._exception is not None)
