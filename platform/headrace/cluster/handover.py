@@ -7,6 +7,7 @@ ranks that wait, these looks take a core, and that process has only one, in whic
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 LOOK_SECONDS = 0.1
@@ -25,28 +26,29 @@ class Handover:
 
     def __init__(self, state: Any) -> None:
         self._state, self._get = state, state.get_output_blocking
+        self._has_next: Callable[[int | None], bool] = state.output_queue.has_next
         self._counter: threading.Lock = state._waiting_consumers_lock
         self._bells: dict[int | None, threading.Event] = {}
-        self._has_block(None)
+        self._is_over()
         state.get_output_blocking = self.get_output_blocking
 
     def get_output_blocking(self, split: int | None) -> Any:
         """Return the next block of a consumer; see Ray's own."""
-        if not self._is_over() and not self._has_block(split):
+        if not self._is_over() and not self._has_next(split):
             self._wait(split)
         return self._get(split)
 
     def wake(self) -> None:
         """Wake those who wait for what is there now. Called by the executor's thread, each time it has looked."""
         for split, bell in list(self._bells.items()):
-            if self._has_block(split):
+            if self._has_next(split):
                 bell.set()
 
     def _wait(self, split: int | None) -> None:
         bell = self._bells.setdefault(split, threading.Event())
         self._count(1)  # Ray lets a block through that its limits would hold back where somebody waits
         try:
-            while not self._is_over() and not self._has_block(split):
+            while not self._is_over() and not self._has_next(split):
                 bell.wait(LOOK_SECONDS)
                 bell.clear()
         finally:
@@ -55,9 +57,6 @@ class Handover:
     def _count(self, change: int) -> None:
         with self._counter:
             self._state._num_waiting_consumers += change
-
-    def _has_block(self, split: int | None) -> bool:
-        return bool(self._state.output_queue.has_next(split))
 
     def _is_over(self) -> bool:
         return bool(self._state._finished or self._state._exception is not None)

@@ -19,6 +19,7 @@ class Queue:
         self.looks = 0
 
     def has_next(self, split: int | None) -> bool:
+        assert split is not None or set(self.blocks) <= {None}, "as Ray's own does where there are several"
         self.looks += 1
         return bool(self.blocks[split])
 
@@ -70,6 +71,7 @@ def state() -> State:
 
 
 def test_who_has_a_block_is_woken(state: State) -> None:
+    state.output_queue.blocks.update({0: deque(), 1: deque()})
     handover = Handover(state)
     first, second = Consumer(state, 0), Consumer(state, 1)
     until(lambda: state._num_waiting_consumers == 2)
