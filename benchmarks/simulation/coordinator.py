@@ -9,8 +9,8 @@
                                    as long as fewer blocks than the window are in flight, of which an actor counts one
                                    however many it has to do
 
-Ranks whose next block is not there ask again every POLL_SECONDS, in threads of the same interpreter: what they take,
-the loop lacks.
+Ranks whose next block is not there are woken when it is; they also look every POLL_SECONDS, in threads of the same
+interpreter: what they take, the loop lacks.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from benchmarks.simulation.costs import Costs
 from benchmarks.simulation.parts import Block, Decoder, Node, Rank, Steps
 from benchmarks.simulation.scenario import Work
 from benchmarks.simulation.stations import Cores
+from headrace.cluster.handover import LOOK_SECONDS as LOOK_ALONE_SECONDS
 
 LOOK_SECONDS = 0.1
 """Ray Data's WAIT_FOR_TASK_COMPLETION_TIMEOUT_S."""
@@ -32,8 +33,8 @@ LOOK_SECONDS = 0.1
 REST_SECONDS = 0.05
 """`headrace.cluster.pacing`, from one look to the next while nothing happens."""
 
-POLL_SECONDS = 0.01
-"""Ray Data's `OpState.get_output_blocking`."""
+POLL_SECONDS = LOOK_ALONE_SECONDS
+"""Ten times as long as Ray Data's own ranks, which nobody wakes."""
 
 TASKS_PER_ACTOR = 2
 """Ray Data's default: one that runs, one that waits."""

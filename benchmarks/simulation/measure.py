@@ -19,7 +19,6 @@ from ray.data._internal.execution.streaming_executor_state import OpBufferQueue
 from benchmarks.decode_report import Machine
 from benchmarks.order import cpu_seconds
 from benchmarks.simulation import paced, streams
-from benchmarks.simulation.coordinator import POLL_SECONDS
 from benchmarks.simulation.costs import Costs, fit_looks
 from benchmarks.simulation.streams import Stream
 from headrace.data.config import DataConfig
@@ -34,7 +33,7 @@ POOLS = (1, 4, 16, 48)
 
 _LOGICAL_CPUS = 64
 _TINY = Stream(micro_batch=1, frames=1, size=16, read_ahead=256)
-_POLLERS = 256
+_POLLERS, _POLL_EVERY_SECONDS = 256, 0.01
 _RANKS = 4096
 _ROWS = (10**5, 10**6)
 
@@ -143,7 +142,7 @@ def poll_seconds(seconds: float = 3.0) -> float:
         while not over.is_set():
             queue.pop(rank)
             polls[rank] += 1
-            time.sleep(POLL_SECONDS)
+            time.sleep(_POLL_EVERY_SECONDS)
 
     threads = [threading.Thread(target=poll, args=(rank,), daemon=True) for rank in range(_POLLERS)]
     for thread in threads:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from benchmarks.chart import Bar, Bars, Dot, Dots, chart_svg
 from benchmarks.simulation.compared import EMPTY, Compared
+from benchmarks.simulation.coordinator import POLL_SECONDS
 from benchmarks.simulation.costs import Costs
 from benchmarks.simulation.scale import AS_IT_IS, HUGE_SAMPLES, OR_WIDER, Lost, Stage, bends_at
 
@@ -85,7 +86,7 @@ def huge(costs: Costs) -> dict[str, float]:
 def coordinator_bound(costs: Costs, ranks: int = 8) -> float:
     """Return the blocks/s that one coordinator hands to so many ranks that wait, all of whose polls it bears."""
     each = costs.block_seconds + costs.get_seconds + costs.rank_block_seconds * ranks
-    return 1 / (each * (1 + ranks * costs.poll_seconds / 0.01))
+    return 1 / (each * (1 + ranks * costs.poll_seconds / POLL_SECONDS))
 
 
 def print_validation(compared: Sequence[Compared]) -> None:
