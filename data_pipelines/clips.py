@@ -97,5 +97,6 @@ def micro_batches(
 
 def batches(dataset: ray.data.Dataset, agenda: Agenda) -> BatchStream:
     """Iterate over all micro-batches of a stream in this process."""
-    blocks = dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=HOLD_NONE)
-    return unfold(map(from_row, blocks), agenda.numbers(step=0, first=0))
+    blocks = iter(dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=HOLD_NONE))
+    yield from unfold(map(from_row, blocks), agenda.numbers(step=0, first=0))
+    next(blocks, None)  # there is none: Ray Data ends the stream when somebody asks for more

@@ -34,7 +34,7 @@ REST_SECONDS = 0.05
 """`headrace.cluster.pacing`, from one look to the next while nothing happens."""
 
 POLL_SECONDS = LOOK_ALONE_SECONDS
-"""Ten times as long as Ray Data's own ranks, which nobody wakes."""
+"""A hundred times as long as Ray Data's own ranks, which nobody wakes."""
 
 TASKS_PER_ACTOR = 2
 """Ray Data's default: one that runs, one that waits."""

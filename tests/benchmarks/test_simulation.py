@@ -140,7 +140,7 @@ def test_an_actor_starves_where_two_of_its_tasks_end_between_looks() -> None:
 
 
 def test_ranks_that_wait_slow_the_coordinator() -> None:
-    costs = replace(FREE, block_seconds=0.05, poll_seconds=0.01)
+    costs = replace(FREE, block_seconds=0.05, poll_seconds=0.1)
     alone = simulate(costs, decoders=64, window=1000)
     many = simulate(costs, decoders=64, window=1000, ranks=10)
     assert many.clips_per_second < 0.7 * alone.clips_per_second

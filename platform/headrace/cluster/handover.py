@@ -10,33 +10,39 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-LOOK_SECONDS = 0.1
-"""After so long a consumer looks by itself: nobody wakes it when the stream ends."""
+LOOK_SECONDS = 1.0
+"""After so long a consumer looks by itself, whoever should have woken it."""
 
 
 class Handover:
-    """Stands before the method by which consumers get a stream's blocks, `get_output_blocking` of its last operator.
+    """Stands before the methods by which consumers get a stream's blocks, and by which it ends.
 
     Args:
-        state: of that operator.
+        state: of its last operator.
 
     Raises:
         AttributeError: this Ray's have not what is used of them.
     """
 
     def __init__(self, state: Any) -> None:
-        self._state, self._get = state, state.get_output_blocking
+        self._state, self._get, self._mark_finished = state, state.get_output_blocking, state.mark_finished
         self._has_next: Callable[[int | None], bool] = state.output_queue.has_next
         self._counter: threading.Lock = state._waiting_consumers_lock
         self._bells: dict[int | None, threading.Event] = {}
         self._is_over()
-        state.get_output_blocking = self.get_output_blocking
+        state.get_output_blocking, state.mark_finished = self.get_output_blocking, self.mark_finished
 
     def get_output_blocking(self, split: int | None) -> Any:
         """Return the next block of a consumer; see Ray's own."""
         if not self._is_over() and not self._has_next(split):
             self._wait(split)
         return self._get(split)
+
+    def mark_finished(self, exception: Exception | None = None) -> None:
+        """Wake all who wait: nothing comes any more; see Ray's own."""
+        self._mark_finished(exception)
+        for bell in list(self._bells.values()):
+            bell.set()
 
     def wake(self) -> None:
         """Wake those who wait for what is there now. Called by the executor's thread, each time it has looked."""

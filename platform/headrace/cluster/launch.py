@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any, Literal
 
 import ray
+from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
 from headrace.cluster.embedded import EMBEDDED, small_ray
 from headrace.errors import RunError, final_sentence
@@ -24,6 +25,10 @@ from headrace.observe.records import METRICS_FILE, MetricsWriter
 from headrace.train.progress import FAILED_FILE, STOP_FILE, newest_checkpoint, read_progress
 
 ERROR_FILE = "error.txt"
+_READER = "iter_threaded"
+"""Name of the threads in which Ray Data's iterators wait for blocks."""
+
+_THREADS_END_SECONDS = 0.5
 START_TRIES = 2
 _STATE_TRACKING = "RAY_TRAIN_ENABLE_STATE_TRACKING"
 """Shows training runs on the dashboard."""
@@ -62,7 +67,19 @@ def ray_cluster(cpus: int, dashboard: bool, resource: str = "") -> Iterator[dict
         try:
             yield {name: float(value) for name, value in ray.cluster_resources().items()}
         finally:
+            _end_streams()
             ray.shutdown()
+
+
+def _end_streams() -> None:
+    """End what Ray Data still executes in this process: a thread of its that meets a Ray which is gone ends us."""
+    for thread in threading.enumerate():
+        if isinstance(thread, StreamingExecutor):
+            thread.shutdown(force=False)
+    until = time.monotonic() + _THREADS_END_SECONDS
+    for thread in threading.enumerate():
+        if thread.name == _READER:
+            thread.join(max(0.0, until - time.monotonic()))
 
 
 @contextlib.contextmanager

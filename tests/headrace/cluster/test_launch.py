@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
 import ray
 
+from headrace.cluster import launch
 from headrace.cluster.embedded import EMBEDDED, is_small
 from headrace.cluster.launch import ray_cluster, serves_dashboard
 from headrace.errors import RunError
@@ -30,6 +33,30 @@ def test_a_start_that_timed_out_is_tried_once_more(starts: MagicMock) -> None:
     with ray_cluster(cpus=4, dashboard=False) as resources:
         assert resources == {"CPU": 4.0}
     assert starts.call_count == 2
+
+
+def test_a_stream_that_was_left_open_ends_before_ray_does(starts: MagicMock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its reader, too, who waits for a block until the stream ends."""
+    ended = threading.Event()
+    order = []
+
+    class Executor(threading.Thread):
+        def shutdown(self, force: bool) -> None:
+            order.append(f"stream, force {force}")
+            ended.set()
+
+    def read() -> None:
+        ended.wait(10)
+        time.sleep(0.1)
+        order.append("reader")
+
+    monkeypatch.setattr(launch, "StreamingExecutor", Executor)
+    monkeypatch.setattr(ray, "shutdown", lambda: order.append("Ray"))
+    with ray_cluster(cpus=4, dashboard=False):
+        starts.assert_called_once()
+        Executor(target=ended.wait, args=(10,), daemon=True).start()
+        threading.Thread(target=read, name="iter_threaded", daemon=True).start()
+    assert order == ["stream, force False", "reader", "Ray"]
 
 
 @pytest.mark.parametrize("dashboard", [False, True])
