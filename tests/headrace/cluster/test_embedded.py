@@ -107,7 +107,7 @@ def test_a_handle_calls_in_this_process_and_stores_the_same_result_once() -> Non
     there = pickle.loads(pickle.dumps(handle))
     assert ray.get(there.state.remote()) == {"a": 1}
     with pytest.raises(AttributeError):
-        handle.thrice  # noqa: B018
+        handle.thrice.remote()
 
 
 @pytest.mark.ray

@@ -52,13 +52,13 @@ class Consumer(threading.Thread):
         super().__init__(daemon=True)
         self.state, self.split = state, split
         self.block: str | None = None
-        self.error: BaseException | None = None
+        self.error: Exception | None = None
         self.start()
 
     def run(self) -> None:
         try:
             self.block = self.state.get_output_blocking(self.split)
-        except BaseException as error:
+        except (StopIteration, ValueError) as error:
             self.error = error
 
 
