@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import os
 
+EMBEDDED = "HEADRACE_EMBEDDED_RAY"
+"""Set in the environment of all processes of an embedded cluster without a dashboard, so that its workers know."""
+
 ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # what a later Ray will do; unset, it warns at each start
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # headrace has one display of its own
@@ -22,7 +25,7 @@ def prepare_ray() -> None:
 
 
 prepare_ray()
-if "HEADRACE_EMBEDDED_RAY" in os.environ:  # see `headrace.cluster.embedded`, which most processes need not load
+if EMBEDDED in os.environ:  # see `headrace.cluster.embedded`, which most processes need not load
     from headrace.cluster.embedded import stand_in_if_worker
 
     stand_in_if_worker()

@@ -27,8 +27,7 @@ from typing import Any
 import ray
 from ray._private.node import Node
 
-EMBEDDED = "HEADRACE_EMBEDDED_RAY"
-"""Set in the environment of all processes of such a cluster, so that its workers know."""
+from headrace.cluster import EMBEDDED
 
 _STARTERS = ("start_api_server", "start_monitor", "start_log_monitor")
 """Methods of Ray's node that start what is left out."""

@@ -19,7 +19,8 @@ from typing import Any, Literal
 import ray
 from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
-from headrace.cluster.embedded import EMBEDDED, small_ray
+from headrace.cluster import EMBEDDED
+from headrace.cluster.embedded import small_ray
 from headrace.errors import RunError, final_sentence
 from headrace.observe.records import METRICS_FILE, MetricsWriter
 from headrace.train.progress import FAILED_FILE, STOP_FILE, newest_checkpoint, read_progress

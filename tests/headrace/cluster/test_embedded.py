@@ -16,7 +16,8 @@ from ray._private.node import Node
 from ray.data._internal import stats
 from ray.data._internal.cluster_autoscaler import default_autoscaling_coordinator as coordinator
 
-from headrace.cluster.embedded import EMBEDDED, Here, Locations, Statistics, small_ray
+from headrace.cluster import EMBEDDED
+from headrace.cluster.embedded import Here, Locations, Statistics, small_ray
 from headrace.cluster.launch import ray_cluster
 
 CLIENT = "ray.train.v2._internal.execution.scaling_policy.autoscaling_coordinator_client"

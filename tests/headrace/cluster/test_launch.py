@@ -9,8 +9,8 @@ from unittest.mock import MagicMock
 import pytest
 import ray
 
-from headrace.cluster import launch
-from headrace.cluster.embedded import EMBEDDED, is_small
+from headrace.cluster import EMBEDDED, launch
+from headrace.cluster.embedded import is_small
 from headrace.cluster.launch import ray_cluster, serves_dashboard
 from headrace.errors import RunError
 
